@@ -1,0 +1,1 @@
+"""What a person types: server, ctl, utl, bench."""

@@ -1,0 +1,1 @@
+"""The ctl commands, one file per command family."""

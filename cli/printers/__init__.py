@@ -1,0 +1,1 @@
+"""How ctl prints: one file per output format."""

@@ -1,0 +1,1 @@
+"""The words both sides share: messages, methods, errors, key ranges. Imports nothing above it."""

@@ -1,0 +1,1 @@
+"""The durable log and the replicated state machine, on SQLite. The clock is handed in."""
