@@ -1,10 +1,10 @@
 """The error catalogue: one class per error that etcd's API can answer, with its code and text.
 
-An EtcdError crosses all layers unchanged: the store raises it, the listener writes `code` and `text`
-into the trailers, the client prints `text`. Texts and codes are those of etcd 3.5.1 (SURFACE of
-rpctypes); where a later 3.5.x or 3.6 added one, the class says so. Two errors leave a real etcd 3.5.1
-with code Unknown, because its server map names them wrongly; they do so here too (MemberNotEnoughStarted
-and TooManyRequests), since clients see the text either way and the code is what the reference sends.
+An EtcdError crosses all layers unchanged: the store raises it, the listener writes `code` and
+`text` into the trailers, the client prints `text`. Codes and texts are those of etcd 3.5.1; where a
+later release added one, the class says so. Two errors leave a real etcd 3.5.1 with code Unknown,
+because its server map names them wrongly; so they do here (MemberNotEnoughStarted and
+TooManyRequests): the code is what the reference sends.
 """
 
 from enum import IntEnum

@@ -37,13 +37,6 @@ class Method:
 
 _ROWS = (
     Method(
-        "/etcdserverpb.Service/Method",
-        rpc.Request,
-        rpc.Response,
-        Kind.UNARY,
-        ("JSON", "gateway", "path(s)"),
-    ),
-    Method(
         "/etcdserverpb.KV/Range", rpc.RangeRequest, rpc.RangeResponse, Kind.UNARY, ("/v3/kv/range",)
     ),
     Method(
