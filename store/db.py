@@ -1,0 +1,387 @@
+"""Open SQLite: the pragmas and their reasons, one writer, readers, schema version, refusals.
+
+Strategy. Every connection to a file of ours is opened here, so that a pragma is written once and
+its reason stands beside it. A file is looked at with plain reads (`_preflight`) before SQLite sees
+it: SQLite recovers and overwrites what it opens, a refusal must leave everything as it was.
+A new file is built under another name and renamed, so a file that exists is a complete one.
+
+Rules.
+1. One connection per file writes AND checkpoints (two doing so is what the WAL-reset bug of
+   SQLite 3.7.0 to 3.51.2 needs; sqlite.org/wal.html#walresetbug). All others are read-only: a
+   read-only connection cannot checkpoint.
+2. Nobody checkpoints by accident: wal_autocheckpoint is 0 and closing does not checkpoint, for a
+   checkpoint after a failed fsync would carry lost pages into the main file.
+3. Any SQLite error on a writer is final (`StorageFailure`). Linux drops dirty pages whose fsync
+   failed and reports success the next time, and SQLite believes it. And SQLITE_FULL inside a
+   transaction rolls all of it back: the next statement would commit on its own. So: no retry,
+   the process ends.
+
+Limits. A local filesystem (WAL mode shares memory; lockfile.py refuses NFS and SMB). `vfs` names
+a registered SQLite VFS for a simulated disk; the plain-file steps are left out then.
+"""
+
+import os
+import stat
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import apsw
+
+SQLITE_MAGIC: Final = b"SQLite format 3\x00"
+HEADER_BYTES: Final = 100
+PAGE_BYTES: Final = 4096
+
+# How long one statement may wait for a lock. Within our own rules nobody ever holds one for long;
+# this is for a person who has the file open in another tool.
+BUSY_TIMEOUT_MS: Final = 1000
+
+# The -wal file is cut back to this size when SQLite restarts it, so that one large burst does not
+# keep its disk space for ever. Below it the file is overwritten in place: an fdatasync that does
+# not have to write a new file length is the cheaper one.
+WAL_FILE_BYTES_MAX: Final = 64 << 20
+
+_T = TypeVar("_T")
+SqlValue = None | int | float | bytes | str
+
+
+class StorageFailure(Exception):
+    """The disk or SQLite failed us; what was committed last is unknown. The process must end."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class ForeignFile(Exception):
+    """A file that is not ours to open. Nothing was changed. One line: what is wrong, what to do."""
+
+    def __init__(self, path: str, reason: str, remedy: str) -> None:
+        super().__init__(f"{path}: {reason}; {remedy}")
+        self.path = path
+        self.reason = reason
+        self.remedy = remedy
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """What a file must say it is. `sql` creates the tables of `version` in an empty file."""
+
+    application_id: int
+    version: int
+    sql: str
+    # Lets defragmentation give pages back in slices (PRAGMA incremental_vacuum). It has to be
+    # chosen before the first table exists and costs one pointer-map page in about a thousand.
+    incremental_vacuum: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a checkpoint did. `complete`: every frame is in the main file and fsynced."""
+
+    wal_frames: int
+    moved_frames: int
+
+    @property
+    def complete(self) -> bool:
+        return self.wal_frames == self.moved_frames
+
+
+def open_writer(
+    path: str,
+    *,
+    schema: Schema,
+    full_sync: bool,
+    create: bool = True,
+    cache_kib: int = 8192,
+    vfs: str | None = None,
+) -> apsw.Connection:
+    """The one connection that writes and checkpoints. `full_sync`: each commit is one fdatasync.
+
+    Without `full_sync` a commit survives a killed process, but only a checkpoint survives a power
+    cut: the file is then consistent, and behind.
+    """
+    path = os.fspath(path)
+    require_sound_sqlite()
+    if not _exists(path, vfs):
+        if not create:
+            raise ForeignFile(path, "no such file", "check the data directory")
+        create_file(path, schema=schema, vfs=vfs)
+    if vfs is None:
+        preflight(path, schema)
+    flags = apsw.SQLITE_OPEN_READWRITE
+    connection = guarded(path, "open", lambda: apsw.Connection(path, flags, vfs))
+    try:
+        guarded(path, "open", lambda: _set_up_writer(connection, full_sync, cache_kib))
+        _require_schema(path, connection, schema)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def open_reader(path: str, *, cache_kib: int = 2048, vfs: str | None = None) -> apsw.Connection:
+    """A read-only connection; the file's writer must be open. Keep its transactions short: a
+    reader that holds a snapshot keeps every later frame in the -wal file."""
+    path = os.fspath(path)
+    flags = apsw.SQLITE_OPEN_READONLY
+    connection = guarded(path, "open", lambda: apsw.Connection(path, flags, vfs))
+    try:
+        guarded(path, "open", lambda: _set_up(connection, cache_kib))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def create_file(
+    path: str,
+    *,
+    schema: Schema,
+    rows: Sequence[tuple[str, tuple[SqlValue, ...]]] = (),
+    vfs: str | None = None,
+) -> None:
+    """A new file with the schema and the first `rows`, whole or not there at all."""
+    path = os.fspath(path)
+    if vfs is not None:
+        guarded(path, "create", lambda: _build(path, schema, rows, vfs))
+        return
+    assert not os.path.lexists(path), path
+    for suffix in ("-wal", "-journal"):
+        # SQLite would replay it into the new file: never start beside the remains of another.
+        if os.path.exists(path + suffix) and os.path.getsize(path + suffix):
+            remedy = f"restore the missing file, or remove {os.path.basename(path)}{suffix} too"
+            raise ForeignFile(path, f"is missing, but its {suffix} file exists", remedy)
+    building = path + ".new"
+    for leftover in (building, building + "-wal", building + "-shm", building + "-journal"):
+        remove_if_exists(leftover)
+    try:
+        # SQLite gives -wal and -shm the mode of the main file, so this settles all three.
+        os.close(os.open(building, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        guarded(path, "create", lambda: _build(building, schema, rows, None))
+        fsync_file(building)
+        os.rename(building, path)
+        fsync_dir(os.path.dirname(path) or ".")
+    except OSError as error:
+        raise StorageFailure(f"{path}: create failed: {os_reason(error)}") from error
+
+
+def checkpoint(
+    connection: apsw.Connection, mode: int = apsw.SQLITE_CHECKPOINT_PASSIVE
+) -> Checkpoint:
+    """Move committed pages into the main file and fsync it; the writer's connection only.
+
+    PASSIVE never waits, and leaves frames behind while a reader needs them. TRUNCATE also empties
+    the -wal file; readers still busy after the busy timeout make it a plain passive one.
+    """
+    assert not connection.in_transaction, "a checkpoint inside a transaction"
+    path = connection.filename
+    try:
+        frames, moved = connection.wal_checkpoint(mode=mode)
+    except apsw.BusyError:
+        frames, moved = guarded(path, "checkpoint", connection.wal_checkpoint)
+    except apsw.Error as error:
+        raise failure(path, "checkpoint", error) from error
+    # Before the first frame ever written SQLite answers -1, -1.
+    return Checkpoint(wal_frames=max(frames, 0), moved_frames=max(moved, 0))
+
+
+def quick_check(connection: apsw.Connection) -> None:
+    """SQLite's own structure check, without the indexes. Reads the whole file: about 1 s a GB."""
+    path = connection.filename
+    rows = guarded(path, "check", lambda: list(connection.execute("PRAGMA quick_check(1)")))
+    if rows != [("ok",)]:
+        raise StorageFailure(f"{path}: quick_check found damage: {str(rows[0][0])[:200]}")
+
+
+def guarded(path: str, doing: str, call: Callable[[], _T]) -> _T:
+    """Run `call`, an apsw error becoming a StorageFailure. Not for the hot path."""
+    try:
+        return call()
+    except apsw.Error as error:
+        raise failure(path, doing, error) from error
+
+
+def failure(path: str, doing: str, error: apsw.Error) -> StorageFailure:
+    """One line that names the SQLite result code and, for I/O errors, the call that failed."""
+    misuse = (apsw.ThreadingViolationError, apsw.MisuseError, apsw.SQLError, apsw.BindingsError)
+    assert not isinstance(error, misuse), f"{doing}: {error}"  # our bug, not the disk's
+    code = getattr(error, "extendedresult", 0)
+    name = apsw.mapping_extended_result_codes.get(code) or apsw.mapping_result_codes.get(code)
+    return StorageFailure(f"{path}: {doing} failed: {name or type(error).__name__}: {error}")
+
+
+def signed(value: int) -> int:
+    """uint64 -> the int64 that SQLite stores: cluster, member and lease ids use all 64 bits."""
+    assert 0 <= value < 1 << 64, value
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def unsigned(value: int) -> int:
+    """The reverse of `signed`."""
+    assert -(1 << 63) <= value < 1 << 63, value
+    return value + (1 << 64) if value < 0 else value
+
+
+def require_sound_sqlite(version: str | None = None) -> None:
+    """Refuse a SQLite that can lose committed pages in a WAL reset (fixed in 3.51.3, and in
+    3.44.6 and 3.50.7)."""
+    version = version or apsw.sqlite_lib_version()
+    major, minor, patch = (int(part) for part in version.split(".")[:3])
+    number = (major, minor, patch)
+    backported = {(3, 44): 6, (3, 50): 7}.get((major, minor))
+    fixed = number >= (3, 51, 3) or (backported is not None and patch >= backported)
+    if not fixed:
+        raise StorageFailure(
+            f"SQLite {version} can lose commits (its WAL-reset bug); install apsw 3.51.3 or later"
+        )
+
+
+def preflight(path: str, schema: Schema) -> None:
+    """Refuse, from the file's first 100 bytes, whatever is not ours; SQLite has not opened it."""
+    header = _read_header(path)
+    if header[: len(SQLITE_MAGIC)] != SQLITE_MAGIC or len(header) < HEADER_BYTES:
+        reason = "is empty" if not header else "is not a SQLite database"
+        raise ForeignFile(path, reason, "this is not a pyetcd data directory, or it is damaged")
+    # Offsets: sqlite.org/fileformat2.html section 1.3. The header in the main file is the true
+    # one, for the tables are made before the file goes into WAL mode.
+    _require_identity(
+        path,
+        schema,
+        application_id=int.from_bytes(header[68:72], "big", signed=True),
+        version=int.from_bytes(header[60:64], "big", signed=True),
+    )
+
+
+def remove_if_exists(path: str) -> bool:
+    """Whether there was something to remove."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def fsync_file(path: str) -> None:
+    """The file's bytes and length are on the disk afterwards."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fsync_dir(path: str) -> None:
+    """The directory's names are on the disk afterwards: a rename is durable only then."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def os_reason(error: OSError) -> str:
+    """`No space left on device`, and the file if the error knows one."""
+    return f"{error.strerror or error}" + (f" ({error.filename})" if error.filename else "")
+
+
+def _exists(path: str, vfs: str | None) -> bool:
+    if vfs is None:
+        return os.path.lexists(path)
+    try:
+        apsw.Connection(path, apsw.SQLITE_OPEN_READWRITE, vfs).close()
+    except apsw.CantOpenError:
+        return False
+    return True
+
+
+def _read_header(path: str) -> bytes:
+    mine = "check the data directory and its owner"
+    try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):
+            kind = "is a directory" if stat.S_ISDIR(mode) else "is not a regular file"
+            raise ForeignFile(path, kind, mine)
+        with open(path, "rb") as file:
+            return file.read(HEADER_BYTES)
+    except OSError as error:
+        raise ForeignFile(path, f"cannot be read: {error.strerror}", mine) from error
+
+
+def _require_schema(path: str, connection: apsw.Connection, schema: Schema) -> None:
+    _require_identity(
+        path,
+        schema,
+        application_id=int(connection.pragma("application_id")),
+        version=int(connection.pragma("user_version")),
+    )
+
+
+def _require_identity(path: str, schema: Schema, *, application_id: int, version: int) -> None:
+    if application_id != schema.application_id:
+        reason = f"belongs to another program (application id {application_id:#x})"
+        raise ForeignFile(path, reason, "check the data directory")
+    if version > schema.version:
+        reason = (
+            f"was written by a newer pyetcd (schema {version}, this one knows {schema.version})"
+        )
+        raise ForeignFile(path, reason, "install that version or restore a snapshot")
+    if version < schema.version:
+        reason = f"has schema {version}, this pyetcd needs {schema.version}"
+        raise ForeignFile(path, reason, "there is no upgrade from it; restore a snapshot")
+
+
+def _build(
+    path: str, schema: Schema, rows: Sequence[tuple[str, tuple[SqlValue, ...]]], vfs: str | None
+) -> None:
+    flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+    connection = apsw.Connection(path, flags, vfs)
+    try:
+        connection.pragma("page_size", PAGE_BYTES)
+        if schema.incremental_vacuum:
+            connection.pragma("auto_vacuum", "incremental")
+        connection.pragma("synchronous", "full")
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute(schema.sql)
+        for statement, bindings in rows:
+            connection.execute(statement, bindings)
+        connection.pragma("application_id", schema.application_id)
+        connection.pragma("user_version", schema.version)
+        connection.execute("COMMIT")
+        # Only now: identity and tables are in the main file, where preflight() reads them.
+        _must_be(connection.pragma("journal_mode", "wal"), "wal", "journal_mode")
+    finally:
+        connection.close()
+
+
+def _set_up_writer(connection: apsw.Connection, full_sync: bool, cache_kib: int) -> None:
+    _set_up(connection, cache_kib)
+    _must_be(connection.pragma("journal_mode", "wal"), "wal", "journal_mode")
+    # The promise itself, so it is read back: FULL is one fdatasync per commit, NORMAL none.
+    connection.pragma("synchronous", "full" if full_sync else "normal")
+    _must_be(connection.pragma("synchronous"), 2 if full_sync else 1, "synchronous")
+    connection.pragma("fullfsync", True)  # macOS: fsync alone does not reach the platter
+    connection.pragma("checkpoint_fullfsync", True)
+    connection.pragma("journal_size_limit", WAL_FILE_BYTES_MAX)
+    # Debian builds turn it on; overwriting every freed page with zeros is write amplification.
+    connection.pragma("secure_delete", False)
+    connection.pragma("temp_store", "memory")
+    # Rule 2. The owner checkpoints by hand before it closes, if nothing failed.
+    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+    connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+
+
+def _set_up(connection: apsw.Connection, cache_kib: int) -> None:
+    connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+    connection.wal_autocheckpoint(0)
+    # An I/O error in mapped memory is a SIGBUS instead of an error, and a stale mapping has
+    # corrupted files together with the WAL-reset bug.
+    connection.pragma("mmap_size", 0)
+    connection.pragma("cache_size", -cache_kib)
+    connection.pragma("cell_size_check", True)  # damaged pages are found earlier
+    connection.pragma("trusted_schema", False)
+
+
+def _must_be(found: object, wanted: object, pragma: str) -> None:
+    if found != wanted:
+        raise StorageFailure(f"PRAGMA {pragma} is {found!r} although {wanted!r} was asked for")
