@@ -4,38 +4,41 @@
 # source: pyetcd/proto/auth.proto
 # Protobuf Python Version: 7.35.1
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from pyetcd.proto.pool import POOL as _POOL
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
 _runtime_version.ValidateProtobufRuntimeVersion(
-    _runtime_version.Domain.PUBLIC, 7, 35, 1, "", "pyetcd/proto/auth.proto"
+    _runtime_version.Domain.PUBLIC,
+    7,
+    35,
+    1,
+    '',
+    'pyetcd/proto/auth.proto'
 )
 # @@protoc_insertion_point(imports)
 
 _sym_db = _symbol_database.Default()
 
 
-DESCRIPTOR = _POOL.AddSerializedFile(
-    b'\n\x17pyetcd/proto/auth.proto\x12\x06\x61uthpb"%\n\x0eUserAddOptions\x12\x13\n\x0bno_password\x18\x01 \x01(\x08"^\n\x04User\x12\x0c\n\x04name\x18\x01 \x01(\x0c\x12\x10\n\x08password\x18\x02 \x01(\x0c\x12\r\n\x05roles\x18\x03 \x03(\t\x12\'\n\x07options\x18\x04 \x01(\x0b\x32\x16.authpb.UserAddOptions"\x83\x01\n\nPermission\x12)\n\x08permType\x18\x01 \x01(\x0e\x32\x17.authpb.Permission.Type\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\x11\n\trange_end\x18\x03 \x01(\x0c"*\n\x04Type\x12\x08\n\x04READ\x10\x00\x12\t\n\x05WRITE\x10\x01\x12\r\n\tREADWRITE\x10\x02"?\n\x04Role\x12\x0c\n\x04name\x18\x01 \x01(\x0c\x12)\n\rkeyPermission\x18\x02 \x03(\x0b\x32\x12.authpb.Permissionb\x06proto3'
-)
+
+
+DESCRIPTOR = _POOL.AddSerializedFile(b'\n\x17pyetcd/proto/auth.proto\x12\x06\x61uthpb\"%\n\x0eUserAddOptions\x12\x13\n\x0bno_password\x18\x01 \x01(\x08\"^\n\x04User\x12\x0c\n\x04name\x18\x01 \x01(\x0c\x12\x10\n\x08password\x18\x02 \x01(\x0c\x12\r\n\x05roles\x18\x03 \x03(\t\x12\'\n\x07options\x18\x04 \x01(\x0b\x32\x16.authpb.UserAddOptions\"\x83\x01\n\nPermission\x12)\n\x08permType\x18\x01 \x01(\x0e\x32\x17.authpb.Permission.Type\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\x11\n\trange_end\x18\x03 \x01(\x0c\"*\n\x04Type\x12\x08\n\x04READ\x10\x00\x12\t\n\x05WRITE\x10\x01\x12\r\n\tREADWRITE\x10\x02\"?\n\x04Role\x12\x0c\n\x04name\x18\x01 \x01(\x0c\x12)\n\rkeyPermission\x18\x02 \x03(\x0b\x32\x12.authpb.Permissionb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "pyetcd.proto.auth_pb2", _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pyetcd.proto.auth_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_USERADDOPTIONS"]._serialized_start = 35
-    _globals["_USERADDOPTIONS"]._serialized_end = 72
-    _globals["_USER"]._serialized_start = 74
-    _globals["_USER"]._serialized_end = 168
-    _globals["_PERMISSION"]._serialized_start = 171
-    _globals["_PERMISSION"]._serialized_end = 302
-    _globals["_PERMISSION_TYPE"]._serialized_start = 260
-    _globals["_PERMISSION_TYPE"]._serialized_end = 302
-    _globals["_ROLE"]._serialized_start = 304
-    _globals["_ROLE"]._serialized_end = 367
+  DESCRIPTOR._loaded_options = None
+  _globals['_USERADDOPTIONS']._serialized_start=35
+  _globals['_USERADDOPTIONS']._serialized_end=72
+  _globals['_USER']._serialized_start=74
+  _globals['_USER']._serialized_end=168
+  _globals['_PERMISSION']._serialized_start=171
+  _globals['_PERMISSION']._serialized_end=302
+  _globals['_PERMISSION_TYPE']._serialized_start=260
+  _globals['_PERMISSION_TYPE']._serialized_end=302
+  _globals['_ROLE']._serialized_start=304
+  _globals['_ROLE']._serialized_end=367
 # @@protoc_insertion_point(module_scope)

@@ -4,15 +4,18 @@
 # source: pyetcd/proto/lease.proto
 # Protobuf Python Version: 7.35.1
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from pyetcd.proto.pool import POOL as _POOL
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
 _runtime_version.ValidateProtobufRuntimeVersion(
-    _runtime_version.Domain.PUBLIC, 7, 35, 1, "", "pyetcd/proto/lease.proto"
+    _runtime_version.Domain.PUBLIC,
+    7,
+    35,
+    1,
+    '',
+    'pyetcd/proto/lease.proto'
 )
 # @@protoc_insertion_point(imports)
 
@@ -22,19 +25,17 @@ _sym_db = _symbol_database.Default()
 from pyetcd.proto import rpc_pb2 as pyetcd_dot_proto_dot_rpc__pb2
 
 
-DESCRIPTOR = _POOL.AddSerializedFile(
-    b'\n\x18pyetcd/proto/lease.proto\x12\x07leasepb\x1a\x16pyetcd/proto/rpc.proto"6\n\x05Lease\x12\n\n\x02ID\x18\x01 \x01(\x03\x12\x0b\n\x03TTL\x18\x02 \x01(\x03\x12\x14\n\x0cRemainingTTL\x18\x03 \x01(\x03"\\\n\x14LeaseInternalRequest\x12\x44\n\x16LeaseTimeToLiveRequest\x18\x01 \x01(\x0b\x32$.etcdserverpb.LeaseTimeToLiveRequest"_\n\x15LeaseInternalResponse\x12\x46\n\x17LeaseTimeToLiveResponse\x18\x01 \x01(\x0b\x32%.etcdserverpb.LeaseTimeToLiveResponseb\x06proto3'
-)
+DESCRIPTOR = _POOL.AddSerializedFile(b'\n\x18pyetcd/proto/lease.proto\x12\x07leasepb\x1a\x16pyetcd/proto/rpc.proto\"6\n\x05Lease\x12\n\n\x02ID\x18\x01 \x01(\x03\x12\x0b\n\x03TTL\x18\x02 \x01(\x03\x12\x14\n\x0cRemainingTTL\x18\x03 \x01(\x03\"\\\n\x14LeaseInternalRequest\x12\x44\n\x16LeaseTimeToLiveRequest\x18\x01 \x01(\x0b\x32$.etcdserverpb.LeaseTimeToLiveRequest\"_\n\x15LeaseInternalResponse\x12\x46\n\x17LeaseTimeToLiveResponse\x18\x01 \x01(\x0b\x32%.etcdserverpb.LeaseTimeToLiveResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "pyetcd.proto.lease_pb2", _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pyetcd.proto.lease_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_LEASE"]._serialized_start = 61
-    _globals["_LEASE"]._serialized_end = 115
-    _globals["_LEASEINTERNALREQUEST"]._serialized_start = 117
-    _globals["_LEASEINTERNALREQUEST"]._serialized_end = 209
-    _globals["_LEASEINTERNALRESPONSE"]._serialized_start = 211
-    _globals["_LEASEINTERNALRESPONSE"]._serialized_end = 306
+  DESCRIPTOR._loaded_options = None
+  _globals['_LEASE']._serialized_start=61
+  _globals['_LEASE']._serialized_end=115
+  _globals['_LEASEINTERNALREQUEST']._serialized_start=117
+  _globals['_LEASEINTERNALREQUEST']._serialized_end=209
+  _globals['_LEASEINTERNALRESPONSE']._serialized_start=211
+  _globals['_LEASEINTERNALRESPONSE']._serialized_end=306
 # @@protoc_insertion_point(module_scope)

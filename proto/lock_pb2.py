@@ -4,15 +4,18 @@
 # source: pyetcd/proto/lock.proto
 # Protobuf Python Version: 7.35.1
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from pyetcd.proto.pool import POOL as _POOL
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
 _runtime_version.ValidateProtobufRuntimeVersion(
-    _runtime_version.Domain.PUBLIC, 7, 35, 1, "", "pyetcd/proto/lock.proto"
+    _runtime_version.Domain.PUBLIC,
+    7,
+    35,
+    1,
+    '',
+    'pyetcd/proto/lock.proto'
 )
 # @@protoc_insertion_point(imports)
 
@@ -22,23 +25,21 @@ _sym_db = _symbol_database.Default()
 from pyetcd.proto import rpc_pb2 as pyetcd_dot_proto_dot_rpc__pb2
 
 
-DESCRIPTOR = _POOL.AddSerializedFile(
-    b'\n\x17pyetcd/proto/lock.proto\x12\x08v3lockpb\x1a\x16pyetcd/proto/rpc.proto"*\n\x0bLockRequest\x12\x0c\n\x04name\x18\x01 \x01(\x0c\x12\r\n\x05lease\x18\x02 \x01(\x03"I\n\x0cLockResponse\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.etcdserverpb.ResponseHeader\x12\x0b\n\x03key\x18\x02 \x01(\x0c"\x1c\n\rUnlockRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c">\n\x0eUnlockResponse\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.etcdserverpb.ResponseHeader2z\n\x04Lock\x12\x35\n\x04Lock\x12\x15.v3lockpb.LockRequest\x1a\x16.v3lockpb.LockResponse\x12;\n\x06Unlock\x12\x17.v3lockpb.UnlockRequest\x1a\x18.v3lockpb.UnlockResponseb\x06proto3'
-)
+DESCRIPTOR = _POOL.AddSerializedFile(b'\n\x17pyetcd/proto/lock.proto\x12\x08v3lockpb\x1a\x16pyetcd/proto/rpc.proto\"*\n\x0bLockRequest\x12\x0c\n\x04name\x18\x01 \x01(\x0c\x12\r\n\x05lease\x18\x02 \x01(\x03\"I\n\x0cLockResponse\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.etcdserverpb.ResponseHeader\x12\x0b\n\x03key\x18\x02 \x01(\x0c\"\x1c\n\rUnlockRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\">\n\x0eUnlockResponse\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1c.etcdserverpb.ResponseHeader2z\n\x04Lock\x12\x35\n\x04Lock\x12\x15.v3lockpb.LockRequest\x1a\x16.v3lockpb.LockResponse\x12;\n\x06Unlock\x12\x17.v3lockpb.UnlockRequest\x1a\x18.v3lockpb.UnlockResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "pyetcd.proto.lock_pb2", _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pyetcd.proto.lock_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_LOCKREQUEST"]._serialized_start = 61
-    _globals["_LOCKREQUEST"]._serialized_end = 103
-    _globals["_LOCKRESPONSE"]._serialized_start = 105
-    _globals["_LOCKRESPONSE"]._serialized_end = 178
-    _globals["_UNLOCKREQUEST"]._serialized_start = 180
-    _globals["_UNLOCKREQUEST"]._serialized_end = 208
-    _globals["_UNLOCKRESPONSE"]._serialized_start = 210
-    _globals["_UNLOCKRESPONSE"]._serialized_end = 272
-    _globals["_LOCK"]._serialized_start = 274
-    _globals["_LOCK"]._serialized_end = 396
+  DESCRIPTOR._loaded_options = None
+  _globals['_LOCKREQUEST']._serialized_start=61
+  _globals['_LOCKREQUEST']._serialized_end=103
+  _globals['_LOCKRESPONSE']._serialized_start=105
+  _globals['_LOCKRESPONSE']._serialized_end=178
+  _globals['_UNLOCKREQUEST']._serialized_start=180
+  _globals['_UNLOCKREQUEST']._serialized_end=208
+  _globals['_UNLOCKRESPONSE']._serialized_start=210
+  _globals['_UNLOCKRESPONSE']._serialized_end=272
+  _globals['_LOCK']._serialized_start=274
+  _globals['_LOCK']._serialized_end=396
 # @@protoc_insertion_point(module_scope)

@@ -4,40 +4,43 @@
 # source: pyetcd/proto/membership.proto
 # Protobuf Python Version: 7.35.1
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from pyetcd.proto.pool import POOL as _POOL
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
 _runtime_version.ValidateProtobufRuntimeVersion(
-    _runtime_version.Domain.PUBLIC, 7, 35, 1, "", "pyetcd/proto/membership.proto"
+    _runtime_version.Domain.PUBLIC,
+    7,
+    35,
+    1,
+    '',
+    'pyetcd/proto/membership.proto'
 )
 # @@protoc_insertion_point(imports)
 
 _sym_db = _symbol_database.Default()
 
 
-DESCRIPTOR = _POOL.AddSerializedFile(
-    b'\n\x1dpyetcd/proto/membership.proto\x12\x0cmembershippb"7\n\x0eRaftAttributes\x12\x11\n\tpeer_urls\x18\x01 \x03(\t\x12\x12\n\nis_learner\x18\x02 \x01(\x08"/\n\nAttributes\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x63lient_urls\x18\x02 \x03(\t"\x80\x01\n\x06Member\x12\n\n\x02ID\x18\x01 \x01(\x04\x12\x35\n\x0fraft_attributes\x18\x02 \x01(\x0b\x32\x1c.membershippb.RaftAttributes\x12\x33\n\x11member_attributes\x18\x03 \x01(\x0b\x32\x18.membershippb.Attributes"\'\n\x18\x43lusterVersionSetRequest\x12\x0b\n\x03ver\x18\x01 \x01(\t"e\n\x1b\x43lusterMemberAttrSetRequest\x12\x11\n\tmember_ID\x18\x01 \x01(\x04\x12\x33\n\x11member_attributes\x18\x02 \x01(\x0b\x32\x18.membershippb.Attributes"7\n\x17\x44owngradeInfoSetRequest\x12\x0f\n\x07\x65nabled\x18\x01 \x01(\x08\x12\x0b\n\x03ver\x18\x02 \x01(\tb\x06proto3'
-)
+
+
+DESCRIPTOR = _POOL.AddSerializedFile(b'\n\x1dpyetcd/proto/membership.proto\x12\x0cmembershippb\"7\n\x0eRaftAttributes\x12\x11\n\tpeer_urls\x18\x01 \x03(\t\x12\x12\n\nis_learner\x18\x02 \x01(\x08\"/\n\nAttributes\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x63lient_urls\x18\x02 \x03(\t\"\x80\x01\n\x06Member\x12\n\n\x02ID\x18\x01 \x01(\x04\x12\x35\n\x0fraft_attributes\x18\x02 \x01(\x0b\x32\x1c.membershippb.RaftAttributes\x12\x33\n\x11member_attributes\x18\x03 \x01(\x0b\x32\x18.membershippb.Attributes\"\'\n\x18\x43lusterVersionSetRequest\x12\x0b\n\x03ver\x18\x01 \x01(\t\"e\n\x1b\x43lusterMemberAttrSetRequest\x12\x11\n\tmember_ID\x18\x01 \x01(\x04\x12\x33\n\x11member_attributes\x18\x02 \x01(\x0b\x32\x18.membershippb.Attributes\"7\n\x17\x44owngradeInfoSetRequest\x12\x0f\n\x07\x65nabled\x18\x01 \x01(\x08\x12\x0b\n\x03ver\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "pyetcd.proto.membership_pb2", _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pyetcd.proto.membership_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_RAFTATTRIBUTES"]._serialized_start = 47
-    _globals["_RAFTATTRIBUTES"]._serialized_end = 102
-    _globals["_ATTRIBUTES"]._serialized_start = 104
-    _globals["_ATTRIBUTES"]._serialized_end = 151
-    _globals["_MEMBER"]._serialized_start = 154
-    _globals["_MEMBER"]._serialized_end = 282
-    _globals["_CLUSTERVERSIONSETREQUEST"]._serialized_start = 284
-    _globals["_CLUSTERVERSIONSETREQUEST"]._serialized_end = 323
-    _globals["_CLUSTERMEMBERATTRSETREQUEST"]._serialized_start = 325
-    _globals["_CLUSTERMEMBERATTRSETREQUEST"]._serialized_end = 426
-    _globals["_DOWNGRADEINFOSETREQUEST"]._serialized_start = 428
-    _globals["_DOWNGRADEINFOSETREQUEST"]._serialized_end = 483
+  DESCRIPTOR._loaded_options = None
+  _globals['_RAFTATTRIBUTES']._serialized_start=47
+  _globals['_RAFTATTRIBUTES']._serialized_end=102
+  _globals['_ATTRIBUTES']._serialized_start=104
+  _globals['_ATTRIBUTES']._serialized_end=151
+  _globals['_MEMBER']._serialized_start=154
+  _globals['_MEMBER']._serialized_end=282
+  _globals['_CLUSTERVERSIONSETREQUEST']._serialized_start=284
+  _globals['_CLUSTERVERSIONSETREQUEST']._serialized_end=323
+  _globals['_CLUSTERMEMBERATTRSETREQUEST']._serialized_start=325
+  _globals['_CLUSTERMEMBERATTRSETREQUEST']._serialized_end=426
+  _globals['_DOWNGRADEINFOSETREQUEST']._serialized_start=428
+  _globals['_DOWNGRADEINFOSETREQUEST']._serialized_end=483
 # @@protoc_insertion_point(module_scope)

@@ -4,15 +4,18 @@
 # source: pyetcd/proto/raft_internal.proto
 # Protobuf Python Version: 7.35.1
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from pyetcd.proto.pool import POOL as _POOL
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
 _runtime_version.ValidateProtobufRuntimeVersion(
-    _runtime_version.Domain.PUBLIC, 7, 35, 1, "", "pyetcd/proto/raft_internal.proto"
+    _runtime_version.Domain.PUBLIC,
+    7,
+    35,
+    1,
+    '',
+    'pyetcd/proto/raft_internal.proto'
 )
 # @@protoc_insertion_point(imports)
 
@@ -24,21 +27,19 @@ from pyetcd.proto import membership_pb2 as pyetcd_dot_proto_dot_membership__pb2
 from pyetcd.proto import v2request_pb2 as pyetcd_dot_proto_dot_v2request__pb2
 
 
-DESCRIPTOR = _POOL.AddSerializedFile(
-    b'\n pyetcd/proto/raft_internal.proto\x12\x0c\x65tcdserverpb\x1a\x16pyetcd/proto/rpc.proto\x1a\x1dpyetcd/proto/membership.proto\x1a\x1cpyetcd/proto/v2request.proto"D\n\rRequestHeader\x12\n\n\x02ID\x18\x01 \x01(\x04\x12\x10\n\x08username\x18\x02 \x01(\t\x12\x15\n\rauth_revision\x18\x03 \x01(\x04"\xa5\x0f\n\x13InternalRaftRequest\x12+\n\x06header\x18\x64 \x01(\x0b\x32\x1b.etcdserverpb.RequestHeader\x12\n\n\x02ID\x18\x01 \x01(\x04\x12!\n\x02v2\x18\x02 \x01(\x0b\x32\x15.etcdserverpb.Request\x12)\n\x05range\x18\x03 \x01(\x0b\x32\x1a.etcdserverpb.RangeRequest\x12%\n\x03put\x18\x04 \x01(\x0b\x32\x18.etcdserverpb.PutRequest\x12\x36\n\x0c\x64\x65lete_range\x18\x05 \x01(\x0b\x32 .etcdserverpb.DeleteRangeRequest\x12%\n\x03txn\x18\x06 \x01(\x0b\x32\x18.etcdserverpb.TxnRequest\x12\x33\n\ncompaction\x18\x07 \x01(\x0b\x32\x1f.etcdserverpb.CompactionRequest\x12\x34\n\x0blease_grant\x18\x08 \x01(\x0b\x32\x1f.etcdserverpb.LeaseGrantRequest\x12\x36\n\x0clease_revoke\x18\t \x01(\x0b\x32 .etcdserverpb.LeaseRevokeRequest\x12)\n\x05\x61larm\x18\n \x01(\x0b\x32\x1a.etcdserverpb.AlarmRequest\x12>\n\x10lease_checkpoint\x18\x0b \x01(\x0b\x32$.etcdserverpb.LeaseCheckpointRequest\x12\x35\n\x0b\x61uth_enable\x18\xe8\x07 \x01(\x0b\x32\x1f.etcdserverpb.AuthEnableRequest\x12\x37\n\x0c\x61uth_disable\x18\xf3\x07 \x01(\x0b\x32 .etcdserverpb.AuthDisableRequest\x12\x35\n\x0b\x61uth_status\x18\xf5\x07 \x01(\x0b\x32\x1f.etcdserverpb.AuthStatusRequest\x12@\n\x0c\x61uthenticate\x18\xf4\x07 \x01(\x0b\x32).etcdserverpb.InternalAuthenticateRequest\x12\x38\n\rauth_user_add\x18\xcc\x08 \x01(\x0b\x32 .etcdserverpb.AuthUserAddRequest\x12>\n\x10\x61uth_user_delete\x18\xcd\x08 \x01(\x0b\x32#.etcdserverpb.AuthUserDeleteRequest\x12\x38\n\rauth_user_get\x18\xce\x08 \x01(\x0b\x32 .etcdserverpb.AuthUserGetRequest\x12O\n\x19\x61uth_user_change_password\x18\xcf\x08 \x01(\x0b\x32+.etcdserverpb.AuthUserChangePasswordRequest\x12\x45\n\x14\x61uth_user_grant_role\x18\xd0\x08 \x01(\x0b\x32&.etcdserverpb.AuthUserGrantRoleRequest\x12G\n\x15\x61uth_user_revoke_role\x18\xd1\x08 \x01(\x0b\x32\'.etcdserverpb.AuthUserRevokeRoleRequest\x12:\n\x0e\x61uth_user_list\x18\xd2\x08 \x01(\x0b\x32!.etcdserverpb.AuthUserListRequest\x12:\n\x0e\x61uth_role_list\x18\xd3\x08 \x01(\x0b\x32!.etcdserverpb.AuthRoleListRequest\x12\x38\n\rauth_role_add\x18\xb0\t \x01(\x0b\x32 .etcdserverpb.AuthRoleAddRequest\x12>\n\x10\x61uth_role_delete\x18\xb1\t \x01(\x0b\x32#.etcdserverpb.AuthRoleDeleteRequest\x12\x38\n\rauth_role_get\x18\xb2\t \x01(\x0b\x32 .etcdserverpb.AuthRoleGetRequest\x12Q\n\x1a\x61uth_role_grant_permission\x18\xb3\t \x01(\x0b\x32,.etcdserverpb.AuthRoleGrantPermissionRequest\x12S\n\x1b\x61uth_role_revoke_permission\x18\xb4\t \x01(\x0b\x32-.etcdserverpb.AuthRoleRevokePermissionRequest\x12\x44\n\x13\x63luster_version_set\x18\x94\n \x01(\x0b\x32&.membershippb.ClusterVersionSetRequest\x12K\n\x17\x63luster_member_attr_set\x18\x95\n \x01(\x0b\x32).membershippb.ClusterMemberAttrSetRequest\x12\x42\n\x12\x64owngrade_info_set\x18\x96\n \x01(\x0b\x32%.membershippb.DowngradeInfoSetRequest\x12J\n\x16\x64owngrade_version_test\x18\xacM \x01(\x0b\x32).etcdserverpb.DowngradeVersionTestRequest"\x0f\n\rEmptyResponse"S\n\x1bInternalAuthenticateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12\x14\n\x0csimple_token\x18\x03 \x01(\tb\x06proto3'
-)
+DESCRIPTOR = _POOL.AddSerializedFile(b'\n pyetcd/proto/raft_internal.proto\x12\x0c\x65tcdserverpb\x1a\x16pyetcd/proto/rpc.proto\x1a\x1dpyetcd/proto/membership.proto\x1a\x1cpyetcd/proto/v2request.proto\"D\n\rRequestHeader\x12\n\n\x02ID\x18\x01 \x01(\x04\x12\x10\n\x08username\x18\x02 \x01(\t\x12\x15\n\rauth_revision\x18\x03 \x01(\x04\"\xa5\x0f\n\x13InternalRaftRequest\x12+\n\x06header\x18\x64 \x01(\x0b\x32\x1b.etcdserverpb.RequestHeader\x12\n\n\x02ID\x18\x01 \x01(\x04\x12!\n\x02v2\x18\x02 \x01(\x0b\x32\x15.etcdserverpb.Request\x12)\n\x05range\x18\x03 \x01(\x0b\x32\x1a.etcdserverpb.RangeRequest\x12%\n\x03put\x18\x04 \x01(\x0b\x32\x18.etcdserverpb.PutRequest\x12\x36\n\x0c\x64\x65lete_range\x18\x05 \x01(\x0b\x32 .etcdserverpb.DeleteRangeRequest\x12%\n\x03txn\x18\x06 \x01(\x0b\x32\x18.etcdserverpb.TxnRequest\x12\x33\n\ncompaction\x18\x07 \x01(\x0b\x32\x1f.etcdserverpb.CompactionRequest\x12\x34\n\x0blease_grant\x18\x08 \x01(\x0b\x32\x1f.etcdserverpb.LeaseGrantRequest\x12\x36\n\x0clease_revoke\x18\t \x01(\x0b\x32 .etcdserverpb.LeaseRevokeRequest\x12)\n\x05\x61larm\x18\n \x01(\x0b\x32\x1a.etcdserverpb.AlarmRequest\x12>\n\x10lease_checkpoint\x18\x0b \x01(\x0b\x32$.etcdserverpb.LeaseCheckpointRequest\x12\x35\n\x0b\x61uth_enable\x18\xe8\x07 \x01(\x0b\x32\x1f.etcdserverpb.AuthEnableRequest\x12\x37\n\x0c\x61uth_disable\x18\xf3\x07 \x01(\x0b\x32 .etcdserverpb.AuthDisableRequest\x12\x35\n\x0b\x61uth_status\x18\xf5\x07 \x01(\x0b\x32\x1f.etcdserverpb.AuthStatusRequest\x12@\n\x0c\x61uthenticate\x18\xf4\x07 \x01(\x0b\x32).etcdserverpb.InternalAuthenticateRequest\x12\x38\n\rauth_user_add\x18\xcc\x08 \x01(\x0b\x32 .etcdserverpb.AuthUserAddRequest\x12>\n\x10\x61uth_user_delete\x18\xcd\x08 \x01(\x0b\x32#.etcdserverpb.AuthUserDeleteRequest\x12\x38\n\rauth_user_get\x18\xce\x08 \x01(\x0b\x32 .etcdserverpb.AuthUserGetRequest\x12O\n\x19\x61uth_user_change_password\x18\xcf\x08 \x01(\x0b\x32+.etcdserverpb.AuthUserChangePasswordRequest\x12\x45\n\x14\x61uth_user_grant_role\x18\xd0\x08 \x01(\x0b\x32&.etcdserverpb.AuthUserGrantRoleRequest\x12G\n\x15\x61uth_user_revoke_role\x18\xd1\x08 \x01(\x0b\x32\'.etcdserverpb.AuthUserRevokeRoleRequest\x12:\n\x0e\x61uth_user_list\x18\xd2\x08 \x01(\x0b\x32!.etcdserverpb.AuthUserListRequest\x12:\n\x0e\x61uth_role_list\x18\xd3\x08 \x01(\x0b\x32!.etcdserverpb.AuthRoleListRequest\x12\x38\n\rauth_role_add\x18\xb0\t \x01(\x0b\x32 .etcdserverpb.AuthRoleAddRequest\x12>\n\x10\x61uth_role_delete\x18\xb1\t \x01(\x0b\x32#.etcdserverpb.AuthRoleDeleteRequest\x12\x38\n\rauth_role_get\x18\xb2\t \x01(\x0b\x32 .etcdserverpb.AuthRoleGetRequest\x12Q\n\x1a\x61uth_role_grant_permission\x18\xb3\t \x01(\x0b\x32,.etcdserverpb.AuthRoleGrantPermissionRequest\x12S\n\x1b\x61uth_role_revoke_permission\x18\xb4\t \x01(\x0b\x32-.etcdserverpb.AuthRoleRevokePermissionRequest\x12\x44\n\x13\x63luster_version_set\x18\x94\n \x01(\x0b\x32&.membershippb.ClusterVersionSetRequest\x12K\n\x17\x63luster_member_attr_set\x18\x95\n \x01(\x0b\x32).membershippb.ClusterMemberAttrSetRequest\x12\x42\n\x12\x64owngrade_info_set\x18\x96\n \x01(\x0b\x32%.membershippb.DowngradeInfoSetRequest\x12J\n\x16\x64owngrade_version_test\x18\xacM \x01(\x0b\x32).etcdserverpb.DowngradeVersionTestRequest\"\x0f\n\rEmptyResponse\"S\n\x1bInternalAuthenticateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12\x14\n\x0csimple_token\x18\x03 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "pyetcd.proto.raft_internal_pb2", _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pyetcd.proto.raft_internal_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_REQUESTHEADER"]._serialized_start = 135
-    _globals["_REQUESTHEADER"]._serialized_end = 203
-    _globals["_INTERNALRAFTREQUEST"]._serialized_start = 206
-    _globals["_INTERNALRAFTREQUEST"]._serialized_end = 2163
-    _globals["_EMPTYRESPONSE"]._serialized_start = 2165
-    _globals["_EMPTYRESPONSE"]._serialized_end = 2180
-    _globals["_INTERNALAUTHENTICATEREQUEST"]._serialized_start = 2182
-    _globals["_INTERNALAUTHENTICATEREQUEST"]._serialized_end = 2265
+  DESCRIPTOR._loaded_options = None
+  _globals['_REQUESTHEADER']._serialized_start=135
+  _globals['_REQUESTHEADER']._serialized_end=203
+  _globals['_INTERNALRAFTREQUEST']._serialized_start=206
+  _globals['_INTERNALRAFTREQUEST']._serialized_end=2163
+  _globals['_EMPTYRESPONSE']._serialized_start=2165
+  _globals['_EMPTYRESPONSE']._serialized_end=2180
+  _globals['_INTERNALAUTHENTICATEREQUEST']._serialized_start=2182
+  _globals['_INTERNALAUTHENTICATEREQUEST']._serialized_end=2265
 # @@protoc_insertion_point(module_scope)

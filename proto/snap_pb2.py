@@ -4,30 +4,33 @@
 # source: pyetcd/proto/snap.proto
 # Protobuf Python Version: 7.35.1
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from pyetcd.proto.pool import POOL as _POOL
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
 _runtime_version.ValidateProtobufRuntimeVersion(
-    _runtime_version.Domain.PUBLIC, 7, 35, 1, "", "pyetcd/proto/snap.proto"
+    _runtime_version.Domain.PUBLIC,
+    7,
+    35,
+    1,
+    '',
+    'pyetcd/proto/snap.proto'
 )
 # @@protoc_insertion_point(imports)
 
 _sym_db = _symbol_database.Default()
 
 
-DESCRIPTOR = _POOL.AddSerializedFile(
-    b'\n\x17pyetcd/proto/snap.proto\x12\x06snappb"%\n\x08snapshot\x12\x0b\n\x03\x63rc\x18\x01 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c'
-)
+
+
+DESCRIPTOR = _POOL.AddSerializedFile(b'\n\x17pyetcd/proto/snap.proto\x12\x06snappb\"%\n\x08snapshot\x12\x0b\n\x03\x63rc\x18\x01 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "pyetcd.proto.snap_pb2", _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pyetcd.proto.snap_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_SNAPSHOT"]._serialized_start = 35
-    _globals["_SNAPSHOT"]._serialized_end = 72
+  DESCRIPTOR._loaded_options = None
+  _globals['_SNAPSHOT']._serialized_start=35
+  _globals['_SNAPSHOT']._serialized_end=72
 # @@protoc_insertion_point(module_scope)

@@ -4,32 +4,35 @@
 # source: pyetcd/proto/v2request.proto
 # Protobuf Python Version: 7.35.1
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from pyetcd.proto.pool import POOL as _POOL
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
 _runtime_version.ValidateProtobufRuntimeVersion(
-    _runtime_version.Domain.PUBLIC, 7, 35, 1, "", "pyetcd/proto/v2request.proto"
+    _runtime_version.Domain.PUBLIC,
+    7,
+    35,
+    1,
+    '',
+    'pyetcd/proto/v2request.proto'
 )
 # @@protoc_insertion_point(imports)
 
 _sym_db = _symbol_database.Default()
 
 
-DESCRIPTOR = _POOL.AddSerializedFile(
-    b'\n\x1cpyetcd/proto/v2request.proto\x12\x0c\x65tcdserverpb"\x99\x02\n\x07Request\x12\n\n\x02ID\x18\x01 \x01(\x04\x12\x0e\n\x06Method\x18\x02 \x01(\t\x12\x0c\n\x04Path\x18\x03 \x01(\t\x12\x0b\n\x03Val\x18\x04 \x01(\t\x12\x0b\n\x03\x44ir\x18\x05 \x01(\x08\x12\x11\n\tPrevValue\x18\x06 \x01(\t\x12\x11\n\tPrevIndex\x18\x07 \x01(\x04\x12\x11\n\tPrevExist\x18\x08 \x01(\x08\x12\x12\n\nExpiration\x18\t \x01(\x03\x12\x0c\n\x04Wait\x18\n \x01(\x08\x12\r\n\x05Since\x18\x0b \x01(\x04\x12\x11\n\tRecursive\x18\x0c \x01(\x08\x12\x0e\n\x06Sorted\x18\r \x01(\x08\x12\x0e\n\x06Quorum\x18\x0e \x01(\x08\x12\x0c\n\x04Time\x18\x0f \x01(\x03\x12\x0e\n\x06Stream\x18\x10 \x01(\x08\x12\x0f\n\x07Refresh\x18\x11 \x01(\x08"-\n\x08Metadata\x12\x0e\n\x06NodeID\x18\x01 \x01(\x04\x12\x11\n\tClusterID\x18\x02 \x01(\x04'
-)
+
+
+DESCRIPTOR = _POOL.AddSerializedFile(b'\n\x1cpyetcd/proto/v2request.proto\x12\x0c\x65tcdserverpb\"\x99\x02\n\x07Request\x12\n\n\x02ID\x18\x01 \x01(\x04\x12\x0e\n\x06Method\x18\x02 \x01(\t\x12\x0c\n\x04Path\x18\x03 \x01(\t\x12\x0b\n\x03Val\x18\x04 \x01(\t\x12\x0b\n\x03\x44ir\x18\x05 \x01(\x08\x12\x11\n\tPrevValue\x18\x06 \x01(\t\x12\x11\n\tPrevIndex\x18\x07 \x01(\x04\x12\x11\n\tPrevExist\x18\x08 \x01(\x08\x12\x12\n\nExpiration\x18\t \x01(\x03\x12\x0c\n\x04Wait\x18\n \x01(\x08\x12\r\n\x05Since\x18\x0b \x01(\x04\x12\x11\n\tRecursive\x18\x0c \x01(\x08\x12\x0e\n\x06Sorted\x18\r \x01(\x08\x12\x0e\n\x06Quorum\x18\x0e \x01(\x08\x12\x0c\n\x04Time\x18\x0f \x01(\x03\x12\x0e\n\x06Stream\x18\x10 \x01(\x08\x12\x0f\n\x07Refresh\x18\x11 \x01(\x08\"-\n\x08Metadata\x12\x0e\n\x06NodeID\x18\x01 \x01(\x04\x12\x11\n\tClusterID\x18\x02 \x01(\x04')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "pyetcd.proto.v2request_pb2", _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pyetcd.proto.v2request_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_REQUEST"]._serialized_start = 47
-    _globals["_REQUEST"]._serialized_end = 328
-    _globals["_METADATA"]._serialized_start = 330
-    _globals["_METADATA"]._serialized_end = 375
+  DESCRIPTOR._loaded_options = None
+  _globals['_REQUEST']._serialized_start=47
+  _globals['_REQUEST']._serialized_end=328
+  _globals['_METADATA']._serialized_start=330
+  _globals['_METADATA']._serialized_end=375
 # @@protoc_insertion_point(module_scope)

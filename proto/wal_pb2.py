@@ -4,15 +4,18 @@
 # source: pyetcd/proto/wal.proto
 # Protobuf Python Version: 7.35.1
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from pyetcd.proto.pool import POOL as _POOL
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
 _runtime_version.ValidateProtobufRuntimeVersion(
-    _runtime_version.Domain.PUBLIC, 7, 35, 1, "", "pyetcd/proto/wal.proto"
+    _runtime_version.Domain.PUBLIC,
+    7,
+    35,
+    1,
+    '',
+    'pyetcd/proto/wal.proto'
 )
 # @@protoc_insertion_point(imports)
 
@@ -22,17 +25,15 @@ _sym_db = _symbol_database.Default()
 from pyetcd.proto import raft_pb2 as pyetcd_dot_proto_dot_raft__pb2
 
 
-DESCRIPTOR = _POOL.AddSerializedFile(
-    b'\n\x16pyetcd/proto/wal.proto\x12\x05walpb\x1a\x17pyetcd/proto/raft.proto"1\n\x06Record\x12\x0c\n\x04type\x18\x01 \x01(\x03\x12\x0b\n\x03\x63rc\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c"N\n\x08Snapshot\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12%\n\nconf_state\x18\x03 \x01(\x0b\x32\x11.raftpb.ConfState'
-)
+DESCRIPTOR = _POOL.AddSerializedFile(b'\n\x16pyetcd/proto/wal.proto\x12\x05walpb\x1a\x17pyetcd/proto/raft.proto\"1\n\x06Record\x12\x0c\n\x04type\x18\x01 \x01(\x03\x12\x0b\n\x03\x63rc\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"N\n\x08Snapshot\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12%\n\nconf_state\x18\x03 \x01(\x0b\x32\x11.raftpb.ConfState')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "pyetcd.proto.wal_pb2", _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pyetcd.proto.wal_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_RECORD"]._serialized_start = 58
-    _globals["_RECORD"]._serialized_end = 107
-    _globals["_SNAPSHOT"]._serialized_start = 109
-    _globals["_SNAPSHOT"]._serialized_end = 187
+  DESCRIPTOR._loaded_options = None
+  _globals['_RECORD']._serialized_start=58
+  _globals['_RECORD']._serialized_end=107
+  _globals['_SNAPSHOT']._serialized_start=109
+  _globals['_SNAPSHOT']._serialized_end=187
 # @@protoc_insertion_point(module_scope)

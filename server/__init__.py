@@ -1,1 +1,1 @@
-"""Everything that waits: the listener, the API, the peer transport and the loop that drives a member."""
+"""Everything that waits: the listener, the API, the peer transport, the loop of a member."""

@@ -1,0 +1,141 @@
+"""KV: Range, Put, DeleteRange, Txn, Compact. Check, send through raft or read, fill the header.
+
+Writes and everything a nested transaction holds go through raft. Ranges and read-only transactions
+are served here once the read is linearizable; serializable ones at once. A range that would return
+more than `RANGE_INLINE_MAX` keys is read in a thread, from a connection of its own at a fixed
+revision, so that it never holds the loop.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from google.protobuf.message import Message
+
+from pyetcd.proto.errors import EtcdError
+from pyetcd.proto.raft_internal_pb2 import InternalRaftRequest
+from pyetcd.proto.rpc_pb2 import (
+    CompactionRequest,
+    CompactionResponse,
+    DeleteRangeRequest,
+    PutRequest,
+    RangeRequest,
+    RangeResponse,
+    TxnRequest,
+    TxnResponse,
+)
+from pyetcd.server.api import checks
+from pyetcd.server.api.base import Done, Headers, Proposer, answer_to, refuse
+from pyetcd.server.reads import LinearizableReads
+from pyetcd.server.wire.grpc import UnaryCall
+
+RANGE_INLINE_MAX = 1000
+
+
+class Store(Protocol):
+    """Reading the keyspace as it is now applied on this member."""
+
+    @property
+    def revision(self) -> int: ...
+
+    def range(self, request: RangeRequest) -> RangeResponse: ...
+
+    def exceeds(self, request: RangeRequest, keys_max: int) -> bool:
+        """Whether the answer would hold more than keys_max keys; costs at most that many rows."""
+
+    def range_in_thread(
+        self, request: RangeRequest, done: Callable[[RangeResponse | EtcdError], None]
+    ) -> None: ...
+
+    def read_txn(self, request: TxnRequest) -> TxnResponse: ...
+
+    def when_compacted(self, done: Callable[[], None]) -> None:
+        """Call back when the physical compaction under way is finished, or at once."""
+
+
+class KvApi:
+    """The five unary methods of etcdserverpb.KV."""
+
+    def __init__(
+        self,
+        *,
+        headers: Headers,
+        proposer: Proposer,
+        reads: LinearizableReads,
+        store: Store,
+        txn_ops_max: int,
+    ) -> None:
+        self._headers = headers
+        self._proposer = proposer
+        self._reads = reads
+        self._store = store
+        self._txn_ops_max = txn_ops_max
+
+    def range(self, call: UnaryCall, request: RangeRequest) -> None:
+        error = checks.check_range(request)
+        if error is not None:
+            return refuse(call, error)
+        done = answer_to(call, self._headers)
+        if request.serializable:
+            return self._serve_range(request, done)
+        return self._reads.wait(
+            lambda error: done(error) if error is not None else self._serve_range(request, done)
+        )
+
+    def _serve_range(self, request: RangeRequest, done: Done) -> None:
+        long = bool(request.range_end) and not request.count_only
+        if long and self._store.exceeds(request, RANGE_INLINE_MAX):
+            return self._store.range_in_thread(request, done)
+        return _run(lambda: self._store.range(request), done)
+
+    def put(self, call: UnaryCall, request: PutRequest) -> None:
+        error = checks.check_put(request)
+        if error is not None:
+            return refuse(call, error)
+        return self._proposer.propose(
+            InternalRaftRequest(put=request), answer_to(call, self._headers)
+        )
+
+    def delete_range(self, call: UnaryCall, request: DeleteRangeRequest) -> None:
+        error = checks.check_delete_range(request)
+        if error is not None:
+            return refuse(call, error)
+        return self._proposer.propose(
+            InternalRaftRequest(delete_range=request), answer_to(call, self._headers)
+        )
+
+    def txn(self, call: UnaryCall, request: TxnRequest) -> None:
+        error = checks.check_txn(request, self._txn_ops_max)
+        if error is not None:
+            return refuse(call, error)
+        done = answer_to(call, self._headers)
+        if not checks.is_read_only(request):
+            return self._proposer.propose(InternalRaftRequest(txn=request), done)
+        if checks.is_serializable(request):
+            return _run(lambda: self._store.read_txn(request), done)
+        return self._reads.wait(
+            lambda error: (
+                done(error)
+                if error is not None
+                else _run(lambda: self._store.read_txn(request), done)
+            )
+        )
+
+    def compact(self, call: UnaryCall, request: CompactionRequest) -> None:
+        done = answer_to(call, self._headers)
+
+        def compacted(answer: Message | EtcdError) -> None:
+            if isinstance(answer, CompactionResponse):
+                answer.header.revision = self._store.revision
+                if request.physical:
+                    return self._store.when_compacted(lambda: done(answer))
+            return done(answer)
+
+        self._proposer.propose(InternalRaftRequest(compaction=request), compacted)
+
+
+def _run(read: Callable[[], Message], done: Done) -> None:
+    try:
+        answer = read()
+    except EtcdError as error:
+        return done(error)
+    return done(answer)

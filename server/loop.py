@@ -1,0 +1,265 @@
+"""The driver: one asyncio loop that ticks a replica, batches what arrives and commits its log.
+
+Everything that happens in one turn of the loop becomes one batch: handlers and peers only put
+into the inbox and ask for a turn. The log's fsync runs in a thread of its own; meanwhile the loop
+parses, applies the previous batch and fills the next one. Nothing here waits for anything.
+
+Bounds: the inbox holds what the proposers allow (propose.PENDING_MAX) and at most
+`MESSAGES_MAX` messages of peers; beyond that messages are dropped, which raft repairs by itself.
+"""
+
+import asyncio
+import sys
+import threading
+from collections.abc import Callable
+from itertools import islice
+from queue import SimpleQueue
+from typing import Protocol
+
+from pyetcd.raft.types import ConfChange, LogLost, Message, ProposalDropped, RaftError
+from pyetcd.server.logs import Log, get
+from pyetcd.server.replica import Replica
+
+MESSAGES_MAX = 4096
+# One proposal message takes at most this many entries, so that one MsgApp stays sendable and one
+# turn stays short; the rest goes into the next turn.
+BATCH_ENTRIES_MAX = 1024
+# A thread that finished its fsync waits for the interpreter this long at most. Python's 5 ms would
+# be most of a commit's latency once the loop is busy.
+SWITCH_INTERVAL_S = 0.0005
+
+
+class LogThread:
+    """Runs the log's commits, one at a time; `done` is called back in the loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        # Bound: the replica has one batch under way at a time, so the queue holds at most one.
+        self._jobs: SimpleQueue[tuple[Callable[[], None], Callable[[], None]] | None] = (
+            SimpleQueue()
+        )
+        self._failed: Callable[[BaseException], None] | None = None
+        self._thread = threading.Thread(target=self._run, name="wal", daemon=True)
+
+    def start(self, failed: Callable[[BaseException], None]) -> None:
+        """`failed` hears of a commit that raised; no further one is run."""
+        self._failed = failed
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        self._thread.start()
+
+    def submit(self, job: Callable[[], None], done: Callable[[], None]) -> None:
+        self._jobs.put((job, done))
+
+    def stop(self) -> None:
+        """Returns when the thread has ended."""
+        self._jobs.put(None)
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while (work := self._jobs.get()) is not None:
+            job, done = work
+            try:
+                job()
+            except BaseException as error:  # handed to the loop, which ends the process
+                assert self._failed is not None
+                self._call(self._failed, error)
+                return
+            self._call(done)
+
+    def _call(self, function: Callable[..., None], *args: BaseException) -> None:
+        try:
+            self._loop.call_soon_threadsafe(function, *args)
+        except RuntimeError:
+            pass  # the loop was closed while the last commit ran; nobody waits for its answer
+
+
+class TickListener(Protocol):
+    """Called after every raft tick."""
+
+    def ticked(self) -> None: ...
+
+
+class Driver:
+    """Feeds one replica from the loop, turn by turn."""
+
+    def __init__(
+        self,
+        replica: Replica,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        tick_s: float,
+        fatal: Callable[[BaseException], None],
+        start_reads: Callable[[], bool],
+    ) -> None:
+        self.replica = replica
+        self.leader_lost_s = 0.0
+        self.loop_lag_s_max = 0.0
+        self.dropped_messages_total = 0
+        self.heartbeat_late_total = 0
+        self._loop = loop
+        self._tick_s = tick_s
+        self._fatal = fatal
+        self._start_reads = start_reads
+        self._log: Log = get("driver")
+        self._thread = LogThread(loop)
+        self._proposals: dict[int, bytes] = {}
+        self._messages: list[Message] = []
+        self._scheduled = False
+        self._stopped = False
+        self._idle: asyncio.Future[None] | None = None
+        self._tick_listeners: list[TickListener] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    # What proposers and readers see
+
+    @property
+    def apply_gap(self) -> int:
+        return self.replica.node.commit - self.replica.applied_index
+
+    @property
+    def applied_index(self) -> int:
+        return self.replica.applied_index
+
+    @property
+    def has_leader(self) -> bool:
+        return self.replica.node.leader != 0
+
+    def submit(self, request_id: int, data: bytes) -> None:
+        """One more entry for the next batch; without a leader it waits here for one."""
+        self._proposals[request_id] = data
+        if not self._scheduled:
+            self.wake()
+
+    def withdraw(self, request_id: int) -> bool:
+        """Take back a proposal; False when raft has it already and it may still commit."""
+        return self._proposals.pop(request_id, None) is not None
+
+    def propose_conf_change(self, change: ConfChange) -> None:
+        """Raises ProposalDropped when there is no leader to take it."""
+        self.replica.node.propose_conf_change(change)
+        self.wake()
+
+    def request_read_index(self, context: bytes) -> None:
+        self.replica.node.read_index(context)
+        self.wake()
+
+    def receive(self, message: Message) -> None:
+        """A message of a peer."""
+        if len(self._messages) >= MESSAGES_MAX:
+            self.dropped_messages_total += 1
+            return
+        self._messages.append(message)
+        if not self._scheduled:
+            self.wake()
+
+    def wake(self) -> None:
+        """Run a turn soon; everything that arrives until then shares it."""
+        if not self._scheduled and not self._stopped:
+            self._scheduled = True
+            self._loop.call_soon(self._turn)
+
+    # Life
+
+    def start(self, listeners: list[TickListener]) -> None:
+        """Begin to tick."""
+        self._tick_listeners = listeners
+        self._thread.start(self._fatal)
+        self._next_tick_s = self._loop.time() + self._tick_s
+        self._timer = self._loop.call_at(self._next_tick_s, self._tick)
+        self.wake()
+
+    async def stop(self) -> None:
+        """Let the batch under way finish, then end the thread."""
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self.replica.busy:
+            self._idle = self._loop.create_future()
+            await self._idle
+        self._thread.stop()
+
+    # Turns
+
+    def _tick(self) -> None:
+        now_s = self._loop.time()
+        lag_s = now_s - self._next_tick_s
+        if lag_s > self.loop_lag_s_max:
+            self.loop_lag_s_max = lag_s
+        if lag_s > self._tick_s:
+            self.heartbeat_late_total += 1
+        # After a pause the missed ticks are not made up for: a process that was stopped must not
+        # time out on messages that already wait in its sockets.
+        self._next_tick_s = max(self._next_tick_s + self._tick_s, now_s)
+        self.replica.node.tick()
+        for listener in self._tick_listeners:
+            listener.ticked()
+        self._timer = self._loop.call_at(self._next_tick_s, self._tick)
+        self.wake()
+
+    def _turn(self) -> None:
+        self._scheduled = False
+        if self._stopped:
+            return
+        try:
+            self._feed()
+            self._drive()
+        except LogLost as error:
+            self._fatal(error)
+        except Exception as error:  # our own bug, or the disk: either way the member must stop
+            self._fatal(error)
+
+    def _feed(self) -> None:
+        node = self.replica.node
+        if self._messages:
+            messages, self._messages = self._messages, []
+            for message in messages:
+                try:
+                    node.step(message)
+                except (ProposalDropped, LogLost) as error:
+                    if isinstance(error, LogLost):
+                        raise
+                except RaftError as error:
+                    self._log.debug("ignored a raft message", error=str(error))
+        # While a batch is under way, proposals stay here: they join the next one in one piece.
+        if self._proposals and node.leader != 0 and not self.replica.busy:
+            self.replica.propose(self._next_batch())
+        self._start_reads()
+
+    def _next_batch(self) -> list[bytes]:
+        if len(self._proposals) <= BATCH_ENTRIES_MAX:
+            batch = list(self._proposals.values())
+            self._proposals.clear()
+            return batch
+        ids = list(islice(self._proposals, BATCH_ENTRIES_MAX))
+        return [self._proposals.pop(request_id) for request_id in ids]
+
+    def _drive(self) -> None:
+        replica = self.replica
+        while not replica.busy:
+            must_commit = replica.begin()
+            if must_commit is None:
+                break
+            if must_commit:
+                self._thread.submit(replica.wal.commit, self._committed)
+                replica.work()
+                return
+            replica.work()
+            replica.finish()
+        if self._proposals and not replica.busy and replica.node.leader != 0:
+            self.wake()
+
+    def _committed(self) -> None:
+        try:
+            self.replica.finish()
+        except Exception as error:  # see _turn
+            self._fatal(error)
+            return
+        if self._idle is not None:
+            self._idle.set_result(None)
+            return
+        self._turn_now()
+
+    def _turn_now(self) -> None:
+        if not self._scheduled:
+            self._turn()
