@@ -134,6 +134,21 @@ def open_reader(path: str, *, cache_kib: int = 2048, vfs: str | None = None) -> 
     return connection
 
 
+def open_checkpointer(path: str, *, vfs: str | None = None) -> apsw.Connection:
+    """A second read-write connection that only ever checkpoints, so that a thread can fsync while
+    the writer writes; the writer must be open. Sound from the SQLite on that `open_writer` asks
+    for. No preflight: closing a plain file descriptor would drop the writer's POSIX locks."""
+    path = os.fspath(path)
+    flags = apsw.SQLITE_OPEN_READWRITE
+    connection = guarded(path, "open", lambda: apsw.Connection(path, flags, vfs))
+    try:
+        guarded(path, "open", lambda: _set_up_writer(connection, True, 2048))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
 def create_file(
     path: str,
     *,

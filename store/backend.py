@@ -1,0 +1,278 @@
+"""kv.db: the tables of every store part, one write transaction, and the applied index beside it.
+
+Strategy. The keyspace, leases, members, alarms and users live in ONE SQLite file, because what one
+log entry changes must become durable together, and together with the index of that entry: that is
+what makes replay after a crash exact (RELIABILITY 1.6 row 1). One connection writes; its
+transaction is opened by the first write and stays open over many entries until `commit`, whose
+moment is chosen outside (by time and by `pending`). Reads on this connection see what is not yet
+committed; a `reader` sees committed data only.
+
+Rules.
+1. Nothing is durable before `checkpoint`: synchronous=NORMAL commits survive a killed process, not
+   a power cut. So the raft log may be cut only below the applied index that `checkpoint` returns.
+2. Every error of SQLite is final (db.py rule 3): it leaves here as StorageFailure and the member
+   stops. There is no savepoint and no rollback of a half-done entry: all checks of a request
+   happen before its first write (SURFACE 8.1 item 12).
+3. A packed revision is main << SUB_BITS | sub: one integer that is the rowid, and sorts as etcd's
+   16-byte bucket key does.
+
+Worked example. put a=1 (revision 2), put a=2 (3), delete a (4), then put b=3 with lease 7 (5):
+
+    revisions  rev    key value create version lease     current  key rev    create version lease
+               2<<23  a   1     2      1       0                  b   5<<23  5      1       7
+               3<<23  a   2     2      2       0
+               4<<23  a   NULL  0      0       0
+               5<<23  b   3     5      1       7
+
+Limits. 2**40 revisions, 2**23 changes in one of them.
+"""
+
+import os
+from typing import Final
+
+import apsw
+
+from pyetcd.store import db
+from pyetcd.store.db import SqlValue, StorageFailure
+
+SUB_BITS: Final = 23
+SUB_MAX: Final = (1 << SUB_BITS) - 1
+MAIN_MAX: Final = (1 << (63 - SUB_BITS)) - 1
+
+# Measured with 500,000 keys of 16 B and 256 B values: 64 MiB keep the inner pages of all three
+# trees and the warm leaves in memory; 256 MiB changed no figure by more than 5 %.
+CACHE_KIB: Final = 64 << 10
+
+Bindings = tuple[SqlValue, ...]
+SqlRow = tuple[SqlValue, ...]
+
+# Values never stand in a WITHOUT ROWID table: its rows must be small (RELIABILITY 3.1). `current`
+# has no value, so that a put, a count and keys_only never touch the pages that hold values.
+# current_by_lease is partial: it costs a key without lease nothing, and lets the lessor find its
+# keys at start without reading the others.
+SCHEMA: Final = db.Schema(
+    application_id=0x7079_6B76,  # "pykv"
+    version=1,
+    incremental_vacuum=True,
+    sql="""
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+    CREATE TABLE revisions (
+        rev INTEGER PRIMARY KEY,
+        key BLOB NOT NULL,
+        value BLOB,
+        create_revision INTEGER NOT NULL,
+        version INTEGER NOT NULL,
+        lease INTEGER NOT NULL,
+        crc INTEGER NOT NULL
+    );
+    CREATE INDEX revisions_by_key ON revisions (key, rev);
+    CREATE TABLE current (
+        key BLOB PRIMARY KEY,
+        rev INTEGER NOT NULL,
+        create_revision INTEGER NOT NULL,
+        version INTEGER NOT NULL,
+        lease INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX current_by_lease ON current (lease) WHERE lease <> 0;
+    CREATE TABLE leases (
+        id INTEGER PRIMARY KEY,
+        ttl INTEGER NOT NULL,
+        remaining_ttl INTEGER NOT NULL
+    );
+    CREATE TABLE members (id INTEGER PRIMARY KEY, data NOT NULL);
+    CREATE TABLE members_removed (id INTEGER PRIMARY KEY);
+    CREATE TABLE alarms (
+        member_id INTEGER NOT NULL,
+        alarm INTEGER NOT NULL,
+        PRIMARY KEY (member_id, alarm)
+    ) WITHOUT ROWID;
+    CREATE TABLE auth_users (name BLOB PRIMARY KEY, user BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE auth_roles (name BLOB PRIMARY KEY, role BLOB NOT NULL) WITHOUT ROWID;
+    """,
+)
+
+_META_GET: Final = "SELECT value FROM meta WHERE key = ?"
+_META_PUT: Final = "INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)"
+
+
+class Backend:
+    """kv.db, open for writing. One thread; `checkpoint` and `reader` are for other threads."""
+
+    __slots__ = (
+        "_checkpointer",
+        "_log_crc",
+        "_persisted",
+        "_vfs",
+        "applied_index",
+        "applied_term",
+        "connection",
+        "generation",
+        "in_use_bytes",
+        "is_open",
+        "path",
+        "pending",
+        "size_bytes",
+    )
+
+    def __init__(self, path: str, *, create: bool, vfs: str | None = None) -> None:
+        self.path: str = os.fspath(path)
+        self.generation = 0
+        self._vfs = vfs
+        self._open(create=create)
+
+    @classmethod
+    def open(cls, path: str, *, create: bool, vfs: str | None = None) -> "Backend":
+        """ForeignFile: a file that is missing or not ours. StorageFailure: the disk."""
+        return cls(path, create=create, vfs=vfs)
+
+    def reopen(self) -> None:
+        """After `close` and the exchange of the file by a snapshot. Whoever keeps a cursor or a
+        cached value has to be reloaded then; `generation` tells the difference."""
+        assert not self.is_open, "reopen of an open backend"
+        self.generation += 1
+        self._open(create=False)
+
+    def _open(self, *, create: bool) -> None:
+        self.connection: apsw.Connection = db.open_writer(
+            self.path,
+            schema=SCHEMA,
+            full_sync=False,
+            create=create,
+            cache_kib=CACHE_KIB,
+            vfs=self._vfs,
+        )
+        self.is_open = True
+        self._checkpointer: apsw.Connection | None = None
+        # Changes in the open transaction; more than 0 from its BEGIN on.
+        self.pending: int = 0
+        self.applied_index: int = self._meta_int("applied_index")
+        self.applied_term: int = self._meta_int("applied_term")
+        self._log_crc: int = self._meta_int("log_crc")
+        self._persisted = (self.applied_index, self.applied_term, self._log_crc)
+        self._measure()
+
+    def close(self) -> None:
+        """Uncommitted changes are dropped: the log has them, and replay brings them back."""
+        if self._checkpointer is not None:
+            self._checkpointer.close()
+        self.connection.close(True)
+        self.is_open = False
+
+    # -- the write transaction -------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Opens the transaction; the caller has seen that `pending` is 0."""
+        assert self.pending == 0, self.pending
+        try:
+            self.connection.execute("BEGIN IMMEDIATE")
+        except apsw.Error as error:
+            raise self.failure("begin", error) from error
+        self.pending = 1
+
+    def execute(self, sql: str, bindings: Bindings = ()) -> list[SqlRow]:
+        """One statement; a writing one goes into the transaction."""
+        if not sql.startswith("SELECT"):
+            if not self.pending:
+                self.begin()
+            self.pending += 1
+        return self.query(sql, bindings)
+
+    def query(self, sql: str, bindings: Bindings = ()) -> list[SqlRow]:
+        """One reading statement; opens no transaction and sees uncommitted changes."""
+        try:
+            return self.connection.execute(sql, bindings).fetchall()
+        except apsw.Error as error:
+            raise self.failure("statement", error) from error
+
+    def meta_get(self, key: str) -> SqlValue:
+        """None if there is no such row."""
+        rows = self.query(_META_GET, (key,))
+        return rows[0][0] if rows else None
+
+    def meta_put(self, key: str, value: SqlValue) -> None:
+        self.execute(_META_PUT, (key, value))
+
+    def set_applied(self, index: int, term: int, *, log_crc: int = 0) -> None:
+        """The entry that has just been applied, and the chained CRC of the log up to it. Written
+        by `commit`, in the transaction of what the entry changed."""
+        assert index >= self.applied_index, (index, self.applied_index)
+        self.applied_index = index
+        self.applied_term = term
+        self._log_crc = log_crc
+
+    @property
+    def log_mark(self) -> tuple[int, int, int]:
+        """(index, term, crc) of the last commit: what the log must still contain (RELIABILITY 3.2
+        b). A log that ends earlier, or has another crc there, has lost acknowledged entries."""
+        return self._persisted
+
+    def commit(self) -> None:
+        """Ends the transaction, if there is anything to write. No fsync: a few page writes."""
+        mark = (self.applied_index, self.applied_term, self._log_crc)
+        if mark != self._persisted:
+            self.meta_put("applied_index", mark[0])
+            self.meta_put("applied_term", mark[1])
+            self.meta_put("log_crc", mark[2])
+        if not self.pending:
+            return
+        # An error inside a transaction may have rolled back all of it (RELIABILITY 3.3): then a
+        # COMMIT would bless the later half.
+        assert self.connection.in_transaction, "the transaction was lost"
+        try:
+            self.connection.execute("COMMIT")
+        except apsw.Error as error:
+            raise self.failure("commit", error) from error
+        self._persisted = mark
+        self.pending = 0
+        self._measure()
+
+    # -- beside the writer -----------------------------------------------------------------------
+
+    def reader(self) -> apsw.Connection:
+        """A read-only connection of its own, for a thread. It sees the last commit."""
+        return db.open_reader(self.path, vfs=self._vfs)
+
+    def checkpoint(self) -> int | None:
+        """Makes the last commit durable; the applied index that the log may be cut below, or None
+        when a reader still needed the older pages. Runs in a thread, beside the writer: SQLite
+        lets a second connection move pages while the first appends."""
+        connection = self._checkpointer
+        if connection is None:
+            connection = self._checkpointer = db.open_checkpointer(self.path, vfs=self._vfs)
+        # Read first: what is committed later may miss this checkpoint.
+        rows = db.guarded(
+            self.path, "read", lambda: list(connection.execute(_META_GET, ("applied_index",)))
+        )
+        done = db.checkpoint(connection)
+        if not done.complete:
+            return None
+        return int(rows[0][0]) if rows else 0
+
+    def vacuum_step(self, pages: int) -> bool:
+        """Gives up to `pages` free pages back to the file system; whether there are more. One
+        slice of a defragmentation, in a transaction of its own."""
+        self.commit()
+        self.query(f"PRAGMA incremental_vacuum({pages:d})")
+        self._measure()
+        return self.size_bytes > self.in_use_bytes
+
+    def _measure(self) -> None:
+        """After each commit and not when asked: the quota check reads it for every put."""
+        page_bytes = db.PAGE_BYTES
+        pages = self._pragma("page_count")
+        self.size_bytes: int = pages * page_bytes
+        self.in_use_bytes: int = (pages - self._pragma("freelist_count")) * page_bytes
+
+    def _pragma(self, name: str) -> int:
+        value = self.query(f"PRAGMA {name}")[0][0]
+        assert isinstance(value, int), value
+        return value
+
+    def _meta_int(self, key: str) -> int:
+        value = self.meta_get(key)
+        assert value is None or isinstance(value, int), (key, value)
+        return value or 0
+
+    def failure(self, doing: str, error: apsw.Error) -> StorageFailure:
+        """The one translation of SQLite's errors on this file."""
+        return db.failure(self.path, doing, error)
