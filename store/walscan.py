@@ -1,0 +1,155 @@
+"""Tell a torn tail from a damaged middle in a SQLite -wal file, before SQLite opens it.
+
+Strategy. SQLite recovers a -wal file up to the first frame whose checksum is wrong and silently
+forgets the rest. After a power cut that is right: the rest is the one transaction that was being
+written. After a flipped bit it is wrong: acknowledged entries follow, and forgetting them is
+amnesia. The two look different. Every commit of a `synchronous=FULL` file is on the disk before
+the next one begins, so at or behind the first bad frame a torn tail holds at most ONE frame that
+carries a commit mark and the salts of this generation. Two or more prove that durable commits
+stand behind the bad frame, and the file must not be opened.
+
+Rules. Only for files written with FULL: with NORMAL, several commits may be in flight. The writer
+must restart the -wal (checkpoint TRUNCATE) right after each open, before its first commit; else
+the remains of one torn transaction would be counted together with the next.
+
+Limits. Damage inside the very last transaction cannot be told from a torn write; the keyspace's
+watermark (wal.py) catches it as soon as the entry was applied. The checksum loop is Python: about
+50 us a frame, so 0.1 s for a file at its checkpoint bound.
+Format: sqlite.org/fileformat2.html section 4.
+"""
+
+import os
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+HEADER_BYTES: Final = 32
+FRAME_HEADER_BYTES: Final = 24
+_MASK: Final = 0xFFFFFFFF
+_MAGIC_LITTLE: Final = 0x377F0682  # checksums over little-endian words
+_MAGIC_BIG: Final = 0x377F0683
+_FRAME: Final = struct.Struct(">IIIIII")  # page, size after commit, salt1, salt2, sum1, sum2
+_PAGE_BYTES_DEFAULT: Final = 4096
+
+ReadAt = Callable[[int, int], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class WalScan:
+    """What stands in a -wal file. All counts are in frames but `commits_lost`."""
+
+    frames_committed: int = 0  # what SQLite will recover
+    frames_torn: int = 0  # of this generation, behind the last good commit: SQLite drops them
+    commits_lost: int = 0  # commit marks of this generation at or behind the first bad frame
+    bad_offset: int = 0  # where the first bad frame begins
+
+    @property
+    def is_damaged(self) -> bool:
+        return self.commits_lost >= 2
+
+
+def scan_file(path: str) -> WalScan:
+    """Scan `path`; a missing or empty file is a clean one."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return WalScan()
+    try:
+        size = os.fstat(descriptor).st_size
+        return scan(lambda offset, length: os.pread(descriptor, length, offset), size)
+    finally:
+        os.close(descriptor)
+
+
+def scan(read_at: ReadAt, size: int) -> WalScan:
+    """Scan a -wal file of `size` bytes through `read_at(offset, length)`."""
+    if size < HEADER_BYTES + FRAME_HEADER_BYTES:
+        return WalScan()
+    header = read_at(0, HEADER_BYTES)
+    if len(header) < HEADER_BYTES:
+        return WalScan()
+    magic, _, page_bytes, _, salt1, salt2, sum1, sum2 = struct.unpack(">8I", header)
+    order = ">" if magic == _MAGIC_BIG else "<"
+    header_is_good = (
+        magic in (_MAGIC_LITTLE, _MAGIC_BIG)
+        and 512 <= page_bytes <= 65536
+        and page_bytes & (page_bytes - 1) == 0
+        and _checksum(order, header[:24], 0, 0) == (sum1, sum2)
+    )
+    if not header_is_good:
+        # SQLite would forget the whole file. The header is 32 bytes in one sector, fsynced before
+        # the first frame, so it does not tear; take the generation from the frames themselves.
+        page_bytes = _PAGE_BYTES_DEFAULT
+        first = read_at(HEADER_BYTES, FRAME_HEADER_BYTES)
+        if len(first) < FRAME_HEADER_BYTES:
+            return WalScan()
+        salt1, salt2 = struct.unpack(">II", first[8:16])
+        return _count_behind(read_at, size, page_bytes, (salt1, salt2), 0, 0)
+    return _scan_frames(read_at, size, page_bytes, order, (salt1, salt2), (sum1, sum2))
+
+
+def _scan_frames(
+    read_at: ReadAt,
+    size: int,
+    page_bytes: int,
+    order: str,
+    salts: tuple[int, int],
+    sums: tuple[int, int],
+) -> WalScan:
+    stride = FRAME_HEADER_BYTES + page_bytes
+    committed = number = 0
+    for number in range((size - HEADER_BYTES) // stride):
+        frame = read_at(HEADER_BYTES + number * stride, stride)
+        if len(frame) < stride:
+            break
+        page, size_after, salt1, salt2, sum1, sum2 = _FRAME.unpack_from(frame)
+        if (salt1, salt2) != salts or page == 0:
+            break
+        sums = _checksum(order, frame[:8], *sums)
+        sums = _checksum(order, frame[FRAME_HEADER_BYTES:], *sums)
+        if sums != (sum1, sum2):
+            break
+        if size_after:
+            committed = number + 1
+    else:
+        number = (size - HEADER_BYTES) // stride
+    return _count_behind(read_at, size, page_bytes, salts, number, committed)
+
+
+def _count_behind(
+    read_at: ReadAt,
+    size: int,
+    page_bytes: int,
+    salts: tuple[int, int],
+    bad: int,
+    committed: int,
+) -> WalScan:
+    """Count this generation's frames and commit marks from frame `bad` on."""
+    stride = FRAME_HEADER_BYTES + page_bytes
+    torn, commits = bad - committed, 0
+    # A frame header may be there although the file ends inside its page: +page_bytes rounds up.
+    for number in range(bad, (size - HEADER_BYTES + page_bytes) // stride):
+        head = read_at(HEADER_BYTES + number * stride, FRAME_HEADER_BYTES)
+        if len(head) < FRAME_HEADER_BYTES:
+            break
+        _, size_after, salt1, salt2, _, _ = _FRAME.unpack(head)
+        if (salt1, salt2) == salts:
+            torn += 1
+            commits += size_after != 0
+    return WalScan(
+        frames_committed=committed,
+        frames_torn=torn,
+        commits_lost=commits,
+        bad_offset=HEADER_BYTES + bad * stride,
+    )
+
+
+def _checksum(order: str, data: bytes, sum1: int, sum2: int) -> tuple[int, int]:
+    """SQLite's frame checksum: two running sums over pairs of 32-bit words."""
+    assert len(data) % 8 == 0, len(data)
+    words = iter(struct.unpack(f"{order}{len(data) // 4}I", data))
+    for even, odd in zip(words, words, strict=True):
+        sum1 = (sum1 + even + sum2) & _MASK
+        sum2 = (sum2 + odd + sum1) & _MASK
+    return sum1, sum2
