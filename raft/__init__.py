@@ -1,1 +1,1 @@
-"""Raft without I/O: message or tick in, Ready out. No clock, no socket, no disk, no global randomness."""
+"""Raft without I/O: message or tick in, Ready out. No clock, socket, disk or randomness."""
