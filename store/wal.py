@@ -256,9 +256,11 @@ class Wal:
         self._is_committed = True
 
     def publish(self) -> None:
-        """Let readers see what commit() made durable."""
+        """Let readers see what commit() made durable. Nothing if stage() asked for no commit."""
         self._require_usable()
-        assert self._is_committed, "commit() comes first"
+        if not self._is_committed:
+            assert not self._staged and self._staged_snapshot is None, "commit() comes first"
+            return
         self._is_committed = False
         if self._staged_snapshot is not None:
             self._snapshot = self._staged_snapshot
@@ -269,6 +271,13 @@ class Wal:
             self._tail.replace(self._staged, self._staged_crcs)
             self._staged, self._staged_crcs = [], []
         assert self._tail.last == self._staged_last, (self._tail.last, self._staged_last)
+
+    @property
+    def installed_index(self) -> int:
+        """Where a snapshot from another member was put under this log, 0 if it begins by itself.
+        At start the received keyspace file of that index may still wait for its rename
+        (snapshot.recover)."""
+        return self._base.index if self._base.crc is None else 0
 
     def save_snapshot_meta(self, meta: SnapshotMeta) -> None:
         """The keyspace is on the disk (checkpointed, fsynced) up to meta.index, and

@@ -1,0 +1,161 @@
+"""Copies of the keyspace file: made online, verified, installed by rename.
+
+Strategy. A copy is made with VACUUM INTO on a read-only connection of its own, in a thread, beside
+the running writer: one consistent state, without the free pages (measured: 62 MB in 0.10 s; the
+backup API takes 0.08 s and starts over when the source is written to between its steps). Whatever
+is made or received stands under a temporary name until it is whole, verified and fsynced.
+
+A snapshot from the leader replaces the keyspace in an order that every crash survives:
+
+    1 keep()         kv.db.tmp-x is fsynced and renamed to kv.db.snap-<index>
+    2 the log        commits the snapshot's meta data: from here on the log begins at index
+    3 install()      the old kv.db-wal and -shm go, kv.db.snap-<index> becomes kv.db
+
+A crash before 2 leaves the old log and the old keyspace; recover() removes the file. A crash after
+2 leaves a log that wants `index`; recover() repeats 3, whose steps may all be repeated. The old
+-wal goes before the rename: beside the new file SQLite would replay it into the new file.
+
+Rules. During install() and recover() nobody has the keyspace file open. A failed copy is nobody's
+end (`SnapshotFailed`): the disk may be full just because of it.
+
+Limits. The reader of a running copy holds the source's -wal file: it grows until the copy is done.
+"""
+
+import glob
+import hashlib
+import os
+import urllib.parse
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import apsw
+
+from pyetcd.store import db
+
+# How often a running copy looks whether it was cancelled, in SQLite's VM steps: about 1 ms.
+_CANCEL_STEPS: Final = 20_000
+
+
+class SnapshotFailed(Exception):
+    """No copy was made, or it cannot be used. One line. Nothing else is affected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A whole, fsynced file."""
+
+    path: str
+    size_bytes: int
+    sha256: bytes
+
+
+def make(source: str, target: str, *, is_cancelled: Callable[[], bool] | None = None) -> Copy:
+    """Copy the SQLite file `source`, whose writer may be at work, to the new file `target`.
+
+    For a thread. `is_cancelled` is asked there about every millisecond.
+    """
+    reader = db.open_reader(source)
+    try:
+        # VACUUM INTO accepts an existing file only when it is empty: so the mode is ours.
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        try:
+            if is_cancelled is not None:
+                reader.set_progress_handler(is_cancelled, _CANCEL_STEPS)
+            reader.execute("VACUUM INTO ?", (target,))
+            db.fsync_file(target)
+            return describe(target)
+        except BaseException:
+            db.remove_if_exists(target)
+            db.remove_if_exists(target + "-journal")
+            raise
+    except apsw.InterruptError as error:
+        raise SnapshotFailed(f"copy of {source} was cancelled") from error
+    except apsw.Error as error:
+        raise SnapshotFailed(db.failure(source, "copy", error).reason) from error
+    except OSError as error:
+        raise SnapshotFailed(f"copy to {target} failed: {db.os_reason(error)}") from error
+    finally:
+        reader.close()
+
+
+def describe(path: str) -> Copy:
+    """Size and digest of a file."""
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").digest()
+        return Copy(path, os.fstat(file.fileno()).st_size, digest)
+
+
+def verify(path: str, *, schema: db.Schema, sha256: bytes | None = None) -> None:
+    """Whether a received file is what was sent, ours, and sound. Nothing is written."""
+    try:
+        if sha256 is not None and describe(path).sha256 != sha256:
+            raise SnapshotFailed(f"{path}: its sha256 is not the one that was sent")
+        db.preflight(path, schema)
+        # immutable: no locks and no side files, whatever journal mode the header claims.
+        uri = f"file:{urllib.parse.quote(os.path.abspath(path))}?immutable=1"
+        connection = apsw.Connection(uri, apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+        try:
+            db.quick_check(connection)
+        finally:
+            connection.close()
+    except db.ForeignFile as error:
+        raise SnapshotFailed(str(error)) from error
+    except db.StorageFailure as error:
+        raise SnapshotFailed(error.reason) from error
+    except apsw.Error as error:
+        raise SnapshotFailed(db.failure(path, "check", error).reason) from error
+    except OSError as error:
+        raise SnapshotFailed(f"{path}: {db.os_reason(error)}") from error
+
+
+def temporary_path(target: str, name: str) -> str:
+    """Where to write a file that may become `target`; recover() removes it."""
+    assert name and "/" not in name, name
+    return f"{target}.tmp-{name}"
+
+
+def kept_path(target: str, index: int) -> str:
+    """Where the received file for `index` waits for its installation."""
+    return f"{target}.snap-{index:016x}"
+
+
+def keep(temporary: str, target: str, index: int) -> str:
+    """Step 1: make a verified file durable under the name that recover() knows."""
+    kept = kept_path(target, index)
+    try:
+        db.fsync_file(temporary)
+        os.rename(temporary, kept)
+        db.fsync_dir(os.path.dirname(kept) or ".")
+    except OSError as error:
+        raise SnapshotFailed(f"{temporary} was not kept: {db.os_reason(error)}") from error
+    return kept
+
+
+def install(kept: str, target: str) -> None:
+    """Step 3: `kept` becomes `target`. Nobody has target open. A failure ends the process."""
+    directory = os.path.dirname(target) or "."
+    try:
+        db.fsync_file(kept)
+        for suffix in ("-wal", "-shm", "-journal"):
+            db.remove_if_exists(target + suffix)
+        # Gone on the disk, too, before the new file can be there.
+        db.fsync_dir(directory)
+        os.rename(kept, target)
+        db.fsync_dir(directory)
+    except OSError as error:
+        raise db.StorageFailure(f"{target}: install failed: {db.os_reason(error)}") from error
+
+
+def recover(target: str, installed_index: int) -> bool:
+    """At start, before target is opened: finish an interrupted installation, remove all leftovers.
+    `installed_index` is the log's (Wal.installed_index). Whether a file was installed."""
+    kept = kept_path(target, installed_index)
+    # 0: the log begins by itself and wants no file.
+    is_wanted = installed_index > 0 and os.path.exists(kept)
+    if is_wanted:
+        install(kept, target)
+    escaped = glob.escape(target)
+    for leftover in (*glob.glob(f"{escaped}.tmp-*"), *glob.glob(f"{escaped}.snap-*")):
+        db.remove_if_exists(leftover)
+    return is_wanted
