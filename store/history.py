@@ -221,3 +221,11 @@ class History:
         except apsw.Error as error:
             raise db.failure(self._connection.filename, "read", error) from error
         return rows
+
+
+def read_marks(connection: apsw.Connection) -> tuple[int, int]:
+    """(revision, compact_revision) of what this connection sees."""
+    rows = list(connection.execute("SELECT value FROM meta WHERE key = 'compact_scheduled'"))
+    compacted = int(rows[0][0]) if rows else -1
+    newest = History(connection).last_rev() >> SUB_BITS
+    return max(1, newest, compacted), compacted

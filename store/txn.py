@@ -45,7 +45,7 @@ from pyetcd.proto.rpc_pb2 import (
     TxnResponse,
 )
 from pyetcd.store.backend import SUB_BITS, SUB_MAX
-from pyetcd.store.history import NO_LIMIT, History, Row
+from pyetcd.store.history import NO_LIMIT, History, Row, read_marks
 from pyetcd.store.mvcc import Keyspace, Leases, View, WriteTxn
 
 # SQLite's LIMIT is an int64; a request's limit may be the largest one.
@@ -158,14 +158,6 @@ def read_range_on(
     finally:
         connection.execute("COMMIT")
     return response
-
-
-def read_marks(connection: apsw.Connection) -> tuple[int, int]:
-    """(revision, compact_revision) of what this connection sees."""
-    rows = list(connection.execute("SELECT value FROM meta WHERE key = 'compact_scheduled'"))
-    compacted = int(rows[0][0]) if rows else -1
-    newest = History(connection).last_rev() >> SUB_BITS
-    return max(1, newest, compacted), compacted
 
 
 # -- ranges --------------------------------------------------------------------------------------
