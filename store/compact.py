@@ -52,7 +52,10 @@ _HASH_ROWS: Final = 500
 _BUCKET: Final = b"key"
 _BUCKET_KEY: Final = Struct(">QcQ").pack  # etcd mvcc/revision.go: revToBytes
 
-_SPAN_END: Final = "SELECT max(rev) FROM (SELECT rev FROM revisions WHERE rev BETWEEN ? AND ? ORDER BY rev LIMIT ?)"
+_SPAN_END: Final = (
+    "SELECT max(rev) FROM"
+    " (SELECT rev FROM revisions WHERE rev BETWEEN ? AND ? ORDER BY rev LIMIT ?)"
+)
 # The row just before each row of the span, of the same key. Older ones went with earlier spans.
 _SUPERSEDED: Final = (
     "SELECT old.rev, length(old.value) FROM (SELECT (SELECT max(rev) FROM revisions"
