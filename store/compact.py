@@ -58,7 +58,7 @@ _SPAN_END: Final = (
 )
 # The row just before each row of the span, of the same key. Older ones went with earlier spans.
 _SUPERSEDED: Final = (
-    "SELECT old.rev, length(old.value) FROM (SELECT (SELECT max(rev) FROM revisions"
+    "SELECT old.rev, coalesce(length(old.value), 0) FROM (SELECT (SELECT max(rev) FROM revisions"
     " INDEXED BY revisions_by_key WHERE key = new.key AND rev < new.rev) AS rev"
     " FROM revisions AS new WHERE new.rev BETWEEN ? AND ?) AS gone"
     " CROSS JOIN revisions AS old ON old.rev = gone.rev"
@@ -155,7 +155,7 @@ class CompactionJob:
         while self._doomed and count < STEP_ROWS and room > 0:
             rev, size = self._doomed.popleft()
             backend.execute(_DELETE, (rev,))
-            room -= size or 0
+            room -= size
             count += 1
         self.deleted += count
 

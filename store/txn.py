@@ -186,7 +186,9 @@ def _range_into(response: RangeResponse, view: View, request: RangeRequest) -> N
     limit = min(request.limit, _LIMIT_MAX)
     # One more than asked for shows whether there is more.
     fetch = NO_LIMIT if filtered or order or limit <= 0 else limit + 1
-    late = request.keys_only or ((filtered or order) and target != RangeRequest.VALUE)
+    # Values are read only where they are sorted by or answered; what is filtered, last.
+    keys_only = request.keys_only
+    late = (keys_only or filtered or order) and target != RangeRequest.VALUE
     read = history.heads if late else history.rows
     rows = read(key, end, upper=upper, limit=fetch)
     count = len(rows)
@@ -204,7 +206,7 @@ def _range_into(response: RangeResponse, view: View, request: RangeRequest) -> N
         del rows[limit:]
         response.more = True
     response.count = count
-    if late and not request.keys_only:
+    if late and not keys_only:
         rows = history.with_values(rows)
     add = response.kvs.add
     for rev, row_key, value, create, version, lease, _ in rows:
@@ -213,7 +215,7 @@ def _range_into(response: RangeResponse, view: View, request: RangeRequest) -> N
             create_revision=create,
             mod_revision=rev >> SUB_BITS,
             version=version,
-            value=value or b"",
+            value=b"" if keys_only else value or b"",
             lease=lease,
         )
 
