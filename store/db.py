@@ -20,6 +20,7 @@ Limits. A local filesystem (WAL mode shares memory; lockfile.py refuses NFS and 
 a registered SQLite VFS for a simulated disk; the plain-file steps are left out then.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Sequence
@@ -217,13 +218,19 @@ def guarded(path: str, doing: str, call: Callable[[], _T]) -> _T:
         raise failure(path, doing, error) from error
 
 
-def failure(path: str, doing: str, error: apsw.Error) -> StorageFailure:
-    """One line that names the SQLite result code and, for I/O errors, the call that failed."""
+def failure(
+    path: str, doing: str, error: apsw.Error, connection: apsw.Connection | None = None
+) -> StorageFailure:
+    """One line that names SQLite's result code and, given the connection, the system's errno."""
     misuse = (apsw.ThreadingViolationError, apsw.MisuseError, apsw.SQLError, apsw.BindingsError)
     assert not isinstance(error, misuse), f"{doing}: {error}"  # our bug, not the disk's
     code = getattr(error, "extendedresult", 0)
-    name = apsw.mapping_extended_result_codes.get(code) or apsw.mapping_result_codes.get(code)
-    return StorageFailure(f"{path}: {doing} failed: {name or type(error).__name__}: {error}")
+    name = str(apsw.mapping_extended_result_codes.get(code) or apsw.mapping_result_codes.get(code))
+    if code == 0:
+        name = type(error).__name__
+    number = connection.system_errno if connection is not None else 0
+    system = f" ({errno.errorcode.get(number, number)})" if number else ""
+    return StorageFailure(f"{path}: {doing} failed: {name}{system}: {error}")
 
 
 def signed(value: int) -> int:

@@ -67,6 +67,15 @@ class Base:
 
 
 @dataclass(frozen=True, slots=True)
+class Watermark:
+    """One point of the log: the keyspace stores that of its applied index."""
+
+    index: int
+    term: int
+    crc: int
+
+
+@dataclass(frozen=True, slots=True)
 class Meta:
     """All that is durable beside the entries."""
 

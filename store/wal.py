@@ -36,7 +36,6 @@ is in its way), CUT_SLICE the deletes of one commit, READ_ENTRIES_MAX one read f
 """
 
 import os
-from dataclasses import dataclass
 from typing import Final, NoReturn
 
 import apsw
@@ -54,8 +53,11 @@ from pyetcd.raft.types import (
     SnapshotTemporarilyUnavailable,
 )
 from pyetcd.store import db, logrows, walscan
-from pyetcd.store.logrows import Base, Meta
+from pyetcd.store.logrows import Base, Meta, Watermark
 from pyetcd.store.tail import Tail
+from pyetcd.store.walscan import LogDamaged
+
+__all__ = ["LogDamaged", "Wal", "Watermark"]
 
 # A checkpoint copies each changed page once, however often it was written since the last one, so
 # a larger bound is cheaper in total; a smaller one stops the WAL thread for a shorter time.
@@ -63,27 +65,6 @@ CHECKPOINT_BYTES: Final = 8 << 20
 CHECKPOINT_FRAMES: Final = CHECKPOINT_BYTES // (db.PAGE_BYTES + walscan.FRAME_HEADER_BYTES)
 CUT_SLICE: Final = 1000
 READ_ENTRIES_MAX: Final = 5000
-
-_REMEDY: Final = (
-    "do not run this member on: remove it from the cluster, empty its data directory "
-    "and add it again as a learner"
-)
-
-
-class LogDamaged(db.ForeignFile):
-    """The log has forgotten something that it once promised. Nothing was changed."""
-
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(path, reason, _REMEDY)
-
-
-@dataclass(frozen=True, slots=True)
-class Watermark:
-    """One point of the log: the keyspace stores that of its applied index."""
-
-    index: int
-    term: int
-    crc: int
 
 
 class Wal:
@@ -102,10 +83,9 @@ class Wal:
     def open(cls, path: str, *, vfs: str | None = None) -> "Wal":
         """An existing log, read and verified whole. Raises ForeignFile or StorageFailure."""
         path = os.fspath(path)
-        notes = []
         if vfs is None and os.path.lexists(path):
             db.preflight(path, logrows.SCHEMA)
-            notes = _scan(path)
+        notes = walscan.require_undamaged(path, vfs)
         connection = db.open_writer(
             path, schema=logrows.SCHEMA, full_sync=True, create=False, vfs=vfs
         )
@@ -339,7 +319,7 @@ class Wal:
             sql = "SELECT term, crc FROM log WHERE idx = ?"
             rows = list(self._read_connection().execute(sql, (index,)))
         except apsw.Error as error:
-            self._fail("read", error)
+            self._fail("read", error, self._reader)
         if not rows:
             self._refuse(f"entry {index} is missing")
         return Watermark(index, int(rows[0][0]), int(rows[0][1]))
@@ -481,7 +461,7 @@ class Wal:
                 crc = row[4]
             cursor.close()  # an open one would hold back every checkpoint
         except apsw.Error as error:
-            self._fail("read", error)
+            self._fail("read", error, self._reader)
         if not found:
             self._refuse(f"entry {lo} is missing")
         return found
@@ -496,24 +476,12 @@ class Wal:
         if self._failed is not None:
             raise self._failed
 
-    def _fail(self, doing: str, error: apsw.Error) -> NoReturn:
-        self._failed = db.failure(self.path, doing, error)
+    def _fail(
+        self, doing: str, error: apsw.Error, connection: apsw.Connection | None = None
+    ) -> NoReturn:
+        self._failed = db.failure(self.path, doing, error, connection or self._connection)
         raise self._failed from error
 
     def _refuse(self, reason: str) -> NoReturn:
         self._failed = db.StorageFailure(f"{self.path}: {reason}")
         raise self._failed
-
-
-def _scan(path: str) -> list[str]:
-    """Look at the -wal before SQLite forgets its bad part; a note for the log if it is torn."""
-    scan = walscan.scan_file(path + "-wal")
-    if scan.is_damaged:
-        reason = (
-            f"its -wal file is damaged at byte {scan.bad_offset}, "
-            f"{scan.commits_lost} durable commits stand behind"
-        )
-        raise LogDamaged(path, reason)
-    if scan.frames_torn:
-        return [f"dropped a torn write of {scan.frames_torn} pages from {path}-wal"]
-    return []

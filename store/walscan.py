@@ -21,8 +21,12 @@ Format: sqlite.org/fileformat2.html section 4.
 import os
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
+
+import apsw
+
+from pyetcd.store import db
 
 HEADER_BYTES: Final = 32
 FRAME_HEADER_BYTES: Final = 24
@@ -32,7 +36,19 @@ _MAGIC_BIG: Final = 0x377F0683
 _FRAME: Final = struct.Struct(">IIIIII")  # page, size after commit, salt1, salt2, sum1, sum2
 _PAGE_BYTES_DEFAULT: Final = 4096
 
+_REMEDY: Final = (
+    "do not run this member on: remove it from the cluster, empty its data directory "
+    "and add it again as a learner"
+)
+
 ReadAt = Callable[[int, int], bytes]
+
+
+class LogDamaged(db.ForeignFile):
+    """The log has forgotten something that it once promised. Nothing was changed."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason, _REMEDY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +58,28 @@ class WalScan:
     frames_committed: int = 0  # what SQLite will recover
     frames_torn: int = 0  # of this generation, behind the last good commit: SQLite drops them
     commits_lost: int = 0  # commit marks of this generation at or behind the first bad frame
-    bad_offset: int = 0  # where the first bad frame begins
+    bad_offset: int = 0  # where the first bad frame begins, 0 if it is the file's header
 
     @property
     def is_damaged(self) -> bool:
-        return self.commits_lost >= 2
+        # The header is in one sector and fsynced before the first frame: it does not tear.
+        header_is_bad = self.commits_lost > 0 and self.bad_offset == 0
+        return self.commits_lost >= 2 or header_is_bad
+
+
+def require_undamaged(path: str, vfs: str | None = None) -> list[str]:
+    """Refuse the database at `path` if its -wal is damaged; a note for each thing SQLite will
+    drop rightly."""
+    found = scan_file(path + "-wal") if vfs is None else _scan_simulated(path + "-wal", vfs)
+    if found.is_damaged:
+        reason = (
+            f"its -wal file is damaged at byte {found.bad_offset}, "
+            f"{found.commits_lost} durable commits stand behind"
+        )
+        raise LogDamaged(path, reason)
+    if found.frames_torn:
+        return [f"dropped a torn write of {found.frames_torn} pages from {path}-wal"]
+    return []
 
 
 def scan_file(path: str) -> WalScan:
@@ -55,11 +88,27 @@ def scan_file(path: str) -> WalScan:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return WalScan()
+    except OSError as error:
+        remedy = "check the data directory and its owner"
+        raise db.ForeignFile(path, f"cannot be read: {error.strerror}", remedy) from error
     try:
         size = os.fstat(descriptor).st_size
         return scan(lambda offset, length: os.pread(descriptor, length, offset), size)
+    except OSError as error:
+        raise db.StorageFailure(f"{path}: read failed: {error.strerror}") from error
     finally:
         os.close(descriptor)
+
+
+def _scan_simulated(path: str, vfs: str) -> WalScan:
+    try:
+        file = apsw.VFSFile(vfs, path, [apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_WAL, 0])
+    except apsw.CantOpenError:
+        return WalScan()
+    try:
+        return scan(lambda offset, length: file.xRead(length, offset), file.xFileSize())
+    finally:
+        file.xClose()
 
 
 def scan(read_at: ReadAt, size: int) -> WalScan:
@@ -78,14 +127,14 @@ def scan(read_at: ReadAt, size: int) -> WalScan:
         and _checksum(order, header[:24], 0, 0) == (sum1, sum2)
     )
     if not header_is_good:
-        # SQLite would forget the whole file. The header is 32 bytes in one sector, fsynced before
-        # the first frame, so it does not tear; take the generation from the frames themselves.
+        # SQLite would forget the whole file. Take the generation from the frames themselves.
         page_bytes = _PAGE_BYTES_DEFAULT
         first = read_at(HEADER_BYTES, FRAME_HEADER_BYTES)
         if len(first) < FRAME_HEADER_BYTES:
             return WalScan()
         salt1, salt2 = struct.unpack(">II", first[8:16])
-        return _count_behind(read_at, size, page_bytes, (salt1, salt2), 0, 0)
+        found = _count_behind(read_at, size, page_bytes, (salt1, salt2), 0, 0)
+        return replace(found, bad_offset=0)
     return _scan_frames(read_at, size, page_bytes, order, (salt1, salt2), (sum1, sum2))
 
 
