@@ -1,6 +1,6 @@
 """The same random requests to a real etcd 3.5.1 and to the store: equal answers, errors, hashes.
 
-More of it: PYETCD_DIFFERENTIAL=seed:calls,seed:calls python -m pytest tests/store/test_differential.py
+More: PYETCD_DIFFERENTIAL=seed:calls,seed:calls pytest tests/store/keyspace/test_differential.py
 
 Left out are requests on which etcd 3.5.1 panics (an unknown sort target; ignore_value on a key that
 the same transaction deletes), HashKV at the compact revision (an error before 3.5.10), and more
