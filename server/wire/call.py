@@ -1,0 +1,288 @@
+"""What every gRPC exchange has: its head, what it has received, how it fails and is cancelled.
+
+Strategy: the call *is* the HTTP/2 stream, one object each; `unary.py` and `stream.py` derive from
+`Call`. Received bytes are kept raw until a whole message is wanted.
+
+Rules: a call's stage only grows: receiving, running, answered; or running, zombie: its stream is
+gone but its handler still has to answer. Answers of a zombie go nowhere.
+
+Limits: request_bytes_max by the prefix of a message; received_bytes_max of a connection.
+"""
+
+import zlib
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
+from struct import Struct
+from typing import TYPE_CHECKING, Final, Protocol
+
+from google.protobuf.message import DecodeError, Message
+
+from pyetcd.proto.errors import Code, RpcError
+from pyetcd.proto.services import Method
+from pyetcd.server.wire import flow, frames, status
+from pyetcd.server.wire.requests import Receiver
+
+if TYPE_CHECKING:
+    from pyetcd.server.wire.stream import ServerStream
+    from pyetcd.server.wire.unary import UnaryCall
+
+UnaryHandler = Callable[["UnaryCall", Message], None]
+StreamHandler = Callable[["ServerStream"], Awaitable[None]]
+CancelHook = Callable[[], None]
+
+PREFIX = Struct(">BI")  # compressed flag, length
+PREFIX_BYTES: Final = 5
+
+RECEIVING, RUNNING, ANSWERED, ZOMBIE = range(4)
+
+
+class Waiter(Protocol):
+    """The part of a future that is used here."""
+
+    def set_result(self, result: None, /) -> None: ...
+    def done(self) -> bool: ...
+    def __await__(self) -> Generator[object, None, None]: ...
+
+
+class Handle(Protocol):
+    def cancel(self) -> object: ...
+
+
+class Tasks(Protocol):
+    """What the host lends to streams."""
+
+    def spawn(self, work: Coroutine[object, object, None], done: Callable[[], None]) -> Handle: ...
+    def waiter(self) -> Waiter: ...
+
+
+class Counters:
+    """Of one method, in the words of grpc_server_*_total. Plain integers; /metrics reads them."""
+
+    __slots__ = ("handled", "received", "sent", "started")
+
+    def __init__(self) -> None:
+        self.started = 0
+        self.received = 0
+        self.sent = 0
+        self.handled = [0] * 17  # by code
+
+
+class Route:
+    """One row of the dispatch table."""
+
+    __slots__ = ("counters", "method", "on_stream", "on_unary", "parse")
+
+    def __init__(
+        self,
+        method: Method,
+        request: type[Message],
+        *,
+        on_unary: UnaryHandler | None = None,
+        on_stream: StreamHandler | None = None,
+    ) -> None:
+        self.method = method
+        self.parse: Callable[[bytes], Message] = request.FromString
+        self.on_unary = on_unary
+        self.on_stream = on_stream
+        self.counters = Counters()
+
+
+class TaskLender(Protocol):
+    @property
+    def tasks(self) -> Tasks | None: ...
+
+
+class CallHead:
+    """A request's fields, understood; shared by requests with equal fields, so immutable."""
+
+    __slots__ = (
+        "encoding",
+        "lender",
+        "metadata",
+        "one_piece",
+        "patient",
+        "refusal",
+        "route",
+        "timeout_s",
+    )
+
+    def __init__(
+        self,
+        route: Route | None,
+        lender: "TaskLender | None",
+        metadata: Mapping[str, str | bytes],
+        timeout_s: float | None,
+        encoding: str,
+    ) -> None:
+        self.route = route
+        self.lender = lender
+        self.metadata = metadata
+        self.timeout_s = timeout_s
+        self.encoding = encoding
+        self.one_piece = route is not None and route.on_unary is not None
+        self.refusal = b""
+        self.patient = False
+
+
+class Call(flow.Stream):
+    """What unary calls and streams have in common."""
+
+    __slots__ = ("_body", "_offset", "_stage", "head", "on_cancel")
+    connection: Receiver
+
+    def __init__(self, connection: Receiver, stream_id: int, head: CallHead) -> None:
+        super().__init__(connection, stream_id)
+        self.head = head
+        self.on_cancel: CancelHook | None = None
+        self._stage = RECEIVING
+
+    @property
+    def method(self) -> Method:
+        return self._route.method
+
+    @property
+    def metadata(self) -> Mapping[str, str | bytes]:
+        return self.head.metadata
+
+    @property
+    def deadline_s(self) -> float | None:
+        """Relative to the arrival of the call."""
+        return self.head.timeout_s
+
+    @property
+    def peer(self) -> str:
+        return self.connection.peer
+
+    @property
+    def cancelled(self) -> bool:
+        return self.closed or self._stage == ZOMBIE
+
+    def fail(self, code: int, text: str) -> None:
+        """End the call with an error."""
+        if self.closed or self._stage == ANSWERED:
+            self._answer_late()
+            return
+        self._stage = ANSWERED
+        self._release()
+        self._route.counters.handled[code] += 1
+        block = self._error_block(code, text)
+        self.connection.finish(self, frames.headers(self.id, block, end_stream=True))
+
+    def on_reset(self, code: int) -> None:
+        self._release()
+        stage, self._stage = self._stage, max(self._stage, ANSWERED)
+        if stage == ANSWERED:
+            return
+        self._route.counters.handled[Code.CANCELLED] += 1
+        if stage == RUNNING:
+            self._stop_handler()
+
+    def on_stop(self) -> None:
+        running = self._stage == RUNNING
+        if self._stage != ANSWERED:
+            self.fail(Code.UNAVAILABLE, "etcdserver: server stopped")
+        if running:
+            self._stop_handler()
+
+    def on_expired(self) -> None:
+        """The client's deadline, which it enforces as well; or a request that never ended."""
+        if self._stage == ANSWERED:
+            return  # the answer waits for the client's window
+        running = self._stage == RUNNING
+        self.fail(Code.DEADLINE_EXCEEDED, "context deadline exceeded")
+        if running:
+            self._stop_handler()
+
+    # Receiving
+
+    def _hold(self, data: bytes) -> bool:
+        """Keep received bytes; False when the connection holds too many already."""
+        self._body += data
+        self.body_bytes += len(data)
+        self.connection.held += len(data)
+        if self.connection.held > self.connection.limits.received_bytes_max:
+            text = "too many unfinished requests on one connection"
+            self.fail(Code.RESOURCE_EXHAUSTED, text)
+            return False
+        return True
+
+    def _release(self) -> None:
+        self.connection.held -= self.body_bytes
+        self.body_bytes = 0
+        self._body = bytearray()
+        self._offset = 0
+
+    def _message_bytes(self) -> int | None:
+        """Length of the next message by its prefix, None before the prefix is there.
+
+        Raises RpcError for a prefix that cannot be accepted: a message that is too large is
+        refused before its body (gRPC protocol; texts of grpc-go rpc_util.go).
+        """
+        if len(self._body) - self._offset < PREFIX_BYTES:
+            return None
+        flag, size = PREFIX.unpack_from(self._body, self._offset)
+        limit = self.connection.limits.request_bytes_max
+        if flag > 1:
+            raise RpcError(Code.INTERNAL, f"grpc: received unexpected payload format {flag}")
+        if flag == 1 and self.head.encoding == "identity":
+            text = "grpc: compressed flag set with identity or empty encoding"
+            raise RpcError(Code.INTERNAL, text)
+        if size > limit:
+            text = f"grpc: received message larger than max ({size} vs. {limit})"
+            raise RpcError(Code.RESOURCE_EXHAUSTED, text)
+        return int(size)
+
+    def _take_message(self, size: int) -> bytes:
+        """The next message, which is there in full, decompressed."""
+        start = self._offset + PREFIX_BYTES
+        compressed = self._body[self._offset]
+        with memoryview(self._body) as view:
+            message = bytes(view[start : start + size])
+        self._offset = start + size
+        return self._decompress(message) if compressed else message
+
+    def _decompress(self, data: bytes) -> bytes:
+        """Never makes more than one octet beyond the limit."""
+        limit = self.connection.limits.request_bytes_max
+        stream = zlib.decompressobj(wbits=31)
+        try:
+            message = stream.decompress(data, limit + 1)
+        except zlib.error as error:
+            text = f"grpc: failed to decompress the received message: {error}"
+            raise RpcError(Code.INTERNAL, text) from None
+        if len(message) > limit:
+            text = f"grpc: received message after decompression larger than max ({limit})"
+            raise RpcError(Code.RESOURCE_EXHAUSTED, text)
+        if not stream.eof:
+            text = "grpc: failed to decompress the received message: unexpected EOF"
+            raise RpcError(Code.INTERNAL, text)
+        return message
+
+    def _parse(self, message: bytes) -> Message:
+        try:
+            return self._route.parse(message)
+        except DecodeError as error:
+            text = f"grpc: error unmarshalling request: {error}"
+            raise RpcError(Code.INTERNAL, text) from None
+
+    # Helpers
+
+    @property
+    def _route(self) -> Route:
+        assert self.head.route is not None
+        return self.head.route
+
+    def _error_block(self, code: int, text: str) -> bytes:
+        return status.error_response(code, text)
+
+    def _answer_late(self) -> None:
+        if self._stage == ZOMBIE:
+            self._stage = ANSWERED
+            self.connection.zombies -= 1
+
+    def _stop_handler(self) -> None:
+        """Tell the handler, or count it until it answers (CVE-2023-44487)."""
+        if self.on_cancel is not None:
+            self.on_cancel()
+        else:
+            self._stage = ZOMBIE
+            self.connection.zombies += 1

@@ -1,0 +1,196 @@
+"""gRPC over HTTP/2: calls and streams, and the dispatch from path to handler.
+
+Strategy: an unary handler is a plain function that gets the call and the parsed request and
+answers through the call, now or later: no task, no future and, on the usual way, no exception.
+Stream handlers are coroutines; the host (`listen.py`) runs them as tasks through `Tasks`, so that
+this file knows no event loop. A call *is* the HTTP/2 stream: one object a request.
+
+Rules: `reply`, `fail` and `finish` after a cancellation do nothing. A handler answers exactly once
+also then, or sets `on_cancel` and stops; until either, it counts against `streams_max`.
+The metadata of a call is shared by requests with equal fields: never change it.
+
+Limits: a message longer than request_bytes_max is refused by its prefix, before its body; held
+bytes of a connection (received_bytes_max); queued answers (send_bytes_max, stream_send_bytes_max).
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from google.protobuf.message import Message
+
+from pyetcd.proto.errors import Code
+from pyetcd.proto.services import METHODS, Kind, Method
+from pyetcd.server.wire import flow, frames, status
+from pyetcd.server.wire.call import (
+    PREFIX,
+    CallHead,
+    Counters,
+    Route,
+    StreamHandler,
+    Tasks,
+    UnaryHandler,
+)
+from pyetcd.server.wire.headers import Field, literal
+from pyetcd.server.wire.requests import Receiver
+from pyetcd.server.wire.stream import ServerStream
+from pyetcd.server.wire.unary import UnaryCall
+
+__all__ = ["Dispatcher", "ServerStream", "StreamHandler", "Tasks", "UnaryCall", "UnaryHandler"]
+
+
+class Dispatcher:
+    """The table of handlers, and the `Application` of every HTTP/2 connection."""
+
+    _HEADS_MAX: Final = 512  # understood field lists; full: all dropped
+    _HEAD_BYTES_MAX: Final = 2048  # longer lists are not kept
+
+    def __init__(
+        self,
+        unary: Mapping[str, tuple[type[Message], UnaryHandler]],
+        streams: Mapping[str, tuple[type[Message], StreamHandler]],
+    ) -> None:
+        self.tasks: Tasks | None = None  # the listener sets it
+        self._routes: dict[bytes, Route] = {}
+        for path, (request, on_unary) in unary.items():
+            method = METHODS.get(path) or Method(path, request, request, Kind.UNARY)
+            self._routes[path.encode()] = Route(method, request, on_unary=on_unary)
+        for path, (request, on_stream) in streams.items():
+            method = METHODS.get(path) or Method(path, request, request, Kind.BIDI)
+            self._routes[path.encode()] = Route(method, request, on_stream=on_stream)
+        self._services = {path.rpartition(b"/")[0] for path in self._routes}
+        self._heads: dict[tuple[Field, ...], RequestHead] = {}
+
+    @property
+    def counters(self) -> dict[str, Counters]:
+        return {route.method.path: route.counters for route in self._routes.values()}
+
+    def head(self, fields: list[Field]) -> "RequestHead":
+        """Clients send a new grpc-timeout with every request; the rest is worth keeping."""
+        timeouts = [value for name, value in fields if name == b"grpc-timeout"]
+        rest = tuple([field for field in fields if field[0] != b"grpc-timeout"])
+        known = self._heads.get(rest)
+        if known is None:
+            known = self._understand(rest)
+            if sum(len(name) + len(value) for name, value in rest) <= self._HEAD_BYTES_MAX:
+                if len(self._heads) >= self._HEADS_MAX:
+                    self._heads.clear()
+                self._heads[rest] = known
+        if not timeouts or known.refusal:
+            return known
+        limit_s = status.timeout_s(timeouts[0])
+        if limit_s is None:
+            return refuse(status.error_response(Code.INTERNAL, "malformed grpc-timeout"))
+        return known.with_timeout(limit_s)
+
+    def _understand(self, fields: tuple[Field, ...]) -> "RequestHead":
+        values = dict(reversed(fields))  # the first of equal names wins
+        kind = values.get(b"content-type", b"")
+        if values[b":method"] != b"POST":
+            return refuse(_NOT_POST, patient=True)
+        if not kind.startswith(b"application/grpc") or kind[16:17] not in (b"", b"+", b";"):
+            return refuse(_NOT_GRPC, patient=True)
+        path = values[b":path"]
+        route = self._routes.get(path)  # exact: no rewriting, no prefix (CVE-2026-33186)
+        if route is None:
+            return refuse(status.error_response(Code.UNIMPLEMENTED, self._unknown(path)))
+        encoding = values.get(b"grpc-encoding", b"identity").decode("latin-1")
+        if encoding not in ("identity", "gzip"):
+            text = f'grpc: Decompressor is not installed for grpc-encoding "{encoding}"'
+            return refuse(status.error_response(Code.UNIMPLEMENTED, text) + _ACCEPTED)
+        found = status.metadata([field for field in fields if field[0][:1] != b":"])
+        if found is None:
+            return refuse(status.error_response(Code.INTERNAL, "malformed binary metadata"))
+        return RequestHead(route, self, found, None, encoding)
+
+    def _unknown(self, path: bytes) -> str:
+        """grpc-go's three texts (server.go handleStream)."""
+        text = path.decode("utf-8", "replace")
+        service, slash, name = text[1:].rpartition("/")
+        if not text.startswith("/") or not slash:
+            return f'malformed method name: "{text}"'
+        if path.rpartition(b"/")[0] not in self._services:
+            return f"unknown service {service}"
+        return f"unknown method {name} for service {service}"
+
+
+_ACCEPTED: Final = literal(b"grpc-accept-encoding", b"identity,gzip")
+_NOT_POST: Final = status.http_refusal(
+    405, Code.INTERNAL, "the :method of a call is POST", literal(b"allow", b"POST")
+)
+_NOT_GRPC: Final = status.http_refusal(415, Code.UNKNOWN, "content-type is not application/grpc")
+
+
+class RequestHead(CallHead):
+    """`h2.Head` for gRPC: makes the right kind of call."""
+
+    __slots__ = ()
+
+    def with_timeout(self, timeout_s: float) -> "RequestHead":
+        return RequestHead(self.route, self.lender, self.metadata, timeout_s, self.encoding)
+
+    def on_request(
+        self, connection: Receiver, stream_id: int, data: bytes, start: int, stop: int
+    ) -> None:
+        call = UnaryCall(connection, stream_id, self)
+        connection.streams[stream_id] = call
+        if self.timeout_s is not None:
+            connection.timed[stream_id] = connection.clock() + self.timeout_s
+        if stop - start >= 5:
+            flag, size = PREFIX.unpack_from(data, start)
+            if flag == 0 and size == stop - start - 5:
+                call.run(data[start + 5 : stop])
+                return
+        call.on_begun()
+        call.on_data(data[start:stop], ended=True)
+
+    def on_begin(self, connection: Receiver, stream_id: int) -> flow.Stream:
+        if self.refusal:
+            return RefusedCall(connection, stream_id, self)
+        assert self.route is not None
+        if self.route.on_unary is not None:
+            return UnaryCall(connection, stream_id, self)
+        return ServerStream(connection, stream_id, self)
+
+
+def refuse(block: bytes, *, patient: bool = False) -> RequestHead:
+    """`patient`: answer when the request has ended, as an HTTP client expects."""
+    head = RequestHead(None, None, {}, None, "identity")
+    head.refusal = block
+    head.patient = patient
+    return head
+
+
+class RefusedCall(flow.Stream):
+    """Answered from its fields alone. A patient one is reset when its body does not end."""
+
+    __slots__ = ("_head",)
+    connection: Receiver
+
+    def __init__(self, connection: Receiver, stream_id: int, head: RequestHead) -> None:
+        super().__init__(connection, stream_id)
+        self._head = head
+
+    def on_begun(self) -> None:
+        if not self._head.patient:
+            self._answer()
+        else:
+            connection = self.connection
+            now_s = connection.clock()
+            connection.timed[self.id] = now_s + connection.limits.request_timeout_s
+
+    def on_data(self, data: bytes, *, ended: bool) -> None:
+        if ended:
+            self._answer()
+
+    def on_expired(self) -> None:
+        self._answer()
+
+    def on_stop(self) -> None:
+        self._answer()
+
+    def on_reset(self, code: int) -> None:
+        pass
+
+    def _answer(self) -> None:
+        frame = frames.headers(self.id, self._head.refusal, end_stream=True)
+        self.connection.finish(self, frame)

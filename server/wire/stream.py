@@ -1,0 +1,187 @@
+"""Streaming calls, each run by a coroutine.
+
+Strategy: what the client sends is kept as raw bytes and parsed when the handler asks for the next
+message, so a slow handler costs a window, not a queue of objects. The window is given back as
+messages are taken. The event loop is behind `Tasks`.
+
+Limits: above stream_send_low_bytes `drain` waits and `can_send` says no; at stream_send_bytes_max
+and send_bytes_max the stream is reset, because dropping a message silently would be worse.
+"""
+
+from typing import Final
+
+from google.protobuf.message import Message
+
+from pyetcd.proto.errors import Code, EtcdError, RpcError
+from pyetcd.server.wire import flow, frames, status
+from pyetcd.server.wire.call import (
+    ANSWERED,
+    PREFIX,
+    PREFIX_BYTES,
+    RUNNING,
+    ZOMBIE,
+    Call,
+    CallHead,
+    Handle,
+    Tasks,
+    Waiter,
+)
+from pyetcd.server.wire.requests import Receiver
+
+_COMPACT_BYTES: Final = 64 * 1024
+
+
+class ServerStream(Call):
+    """A call with a stream on either side, run by a coroutine.
+
+    `async for request in stream` ends when the client has no more to say; `send` queues; `drain`
+    waits until the client has taken most of it. The task is cancelled with the stream.
+    """
+
+    __slots__ = ("_handle", "_reader", "_started", "_writer")
+
+    def __init__(self, connection: Receiver, stream_id: int, head: CallHead) -> None:
+        super().__init__(connection, stream_id, head)
+        self._started = False
+        self._reader: Waiter | None = None
+        self._writer: Waiter | None = None
+        self._handle: Handle | None = None
+
+    def __aiter__(self) -> "ServerStream":
+        return self
+
+    async def __anext__(self) -> Message:
+        while True:
+            size = self._message_bytes()
+            if size is not None and len(self._body) - self._offset >= PREFIX_BYTES + size:
+                return self._next_message(size)
+            if self.ended or self.closed:
+                if len(self._body) > self._offset:
+                    raise RpcError(Code.INTERNAL, "unexpected EOF")
+                raise StopAsyncIteration
+            self._reader = self._tasks.waiter()
+            await self._reader
+
+    async def request(self) -> Message:
+        """The only request, for methods whose client does not stream."""
+        async for message in self:
+            return message
+        raise RpcError(Code.INTERNAL, "unexpected EOF")
+
+    @property
+    def can_send(self) -> bool:
+        """Whether the client keeps up; what is sent in spite of a False is queued, to a limit."""
+        return not self.closed and self.queued <= self.connection.limits.stream_send_low_bytes
+
+    def start(self) -> None:
+        """Send the response headers now instead of with the first message."""
+        if not self._started and not self.closed and self._stage != ANSWERED:
+            self._started = True
+            block = status.RESPONSE_BLOCK
+            self.connection.out.append(frames.headers(self.id, block, end_stream=False))
+            self.connection.wake()
+
+    def send(self, payload: bytes) -> None:
+        """Queue one message. A client that lets the queue grow to the limit loses the stream."""
+        if self.closed or self._stage == ANSWERED:
+            return
+        connection = self.connection
+        limits = connection.limits
+        if self.queued and (
+            self.queued + len(payload) > limits.stream_send_bytes_max
+            or connection.queued + len(payload) > limits.send_bytes_max
+        ):
+            connection.cut(self)
+            return
+        self.start()
+        self._route.counters.sent += 1
+        for piece in flow.pieces(PREFIX.pack(0, len(payload)), payload):
+            connection.enqueue(self, piece)
+
+    async def drain(self) -> None:
+        while not self.closed and not self.can_send:
+            self._writer = self._tasks.waiter()
+            await self._writer
+
+    def finish(self) -> None:
+        """End the call with status OK, behind all that was sent."""
+        if self.closed or self._stage == ANSWERED:
+            self._answer_late()
+            return
+        self.start()
+        self._stage = ANSWERED
+        self._release()
+        self._route.counters.handled[0] += 1
+        frame = frames.headers(self.id, status.OK_BLOCK, end_stream=True)
+        self.connection.finish(self, frame)
+
+    # Events
+
+    def on_begun(self) -> None:
+        self._body = bytearray()
+        self._offset = 0
+        if self.head.timeout_s is not None:
+            connection = self.connection
+            connection.timed[self.id] = connection.clock() + self.head.timeout_s
+        self._route.counters.started += 1
+        self._stage = RUNNING
+        self._handle = self._tasks.spawn(self._serve(), self._answer_late)
+
+    def on_data(self, data: bytes, *, ended: bool) -> None:
+        if self._stage != RUNNING or not self._hold(data):
+            return
+        try:
+            self._message_bytes()
+        except RpcError as error:
+            self.fail(error.code, error.text)
+            self._stop_handler()
+            return
+        _wake(self._reader)
+
+    def on_drained(self) -> None:
+        _wake(self._writer)
+
+    async def _serve(self) -> None:
+        on_stream = self._route.on_stream
+        assert on_stream is not None
+        try:
+            await on_stream(self)
+            self.finish()
+        except EtcdError as error:
+            self.fail(error.code, error.text)
+
+    def _next_message(self, size: int) -> Message:
+        held = PREFIX_BYTES + size
+        message = self._take_message(size)
+        if self._offset >= _COMPACT_BYTES or self._offset == len(self._body):
+            del self._body[: self._offset]
+            self._offset = 0
+        self.body_bytes -= held
+        self.connection.held -= held
+        self.connection.credit(self, held)
+        self._route.counters.received += 1
+        return self._parse(message)
+
+    def _stop_handler(self) -> None:
+        """The task counts until it has ended; it may have cleaning up to do."""
+        self._stage = ZOMBIE
+        self.connection.zombies += 1
+        if self.on_cancel is not None:
+            self.on_cancel()
+        if self._handle is not None:
+            self._handle.cancel()
+
+    def _error_block(self, code: int, text: str) -> bytes:
+        if self._started:
+            return status.error_trailers(code, text)
+        return status.error_response(code, text)
+
+    @property
+    def _tasks(self) -> Tasks:
+        assert self.head.lender is not None and self.head.lender.tasks is not None
+        return self.head.lender.tasks
+
+
+def _wake(waiter: Waiter | None) -> None:
+    if waiter is not None and not waiter.done():
+        waiter.set_result(None)
