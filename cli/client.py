@@ -1,0 +1,274 @@
+"""The gRPC client of `ctl`: one connection to the endpoints, retries, tokens, error texts.
+
+What etcd's clientv3 does, as far as its user sees it: several endpoints are balanced by round robin
+over those that answer; a call waits for a connection until its time is over; a read is sent again
+when the server was not available; a write never is, since its outcome is unknown. Each failed try of
+a unary call is one JSON line on stderr, with clientv3's wording.
+
+No asyncio here: a command is one thread that waits.
+"""
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # the C core would log on our stderr
+
+import grpc
+from google.protobuf.message import Message
+
+from pyetcd.cli.dial import BadSettings, Settings, connection_failure, open_channel, read_settings
+from pyetcd.proto import rpc_pb2 as rpc
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["BadSettings", "Client", "ClientError", "Rpc", "Settings", "read_settings"]
+
+Response = TypeVar("Response", bound=Message)
+
+RETRIES_MAX = 100  # clientv3 options.go: defaultUnaryMaxRetries
+RETRY_PAUSE_S, RETRY_JITTER = 0.025, 0.10  # clientv3: between rounds over a quorum of endpoints
+SEND_BYTES_MAX = 2 * 1024 * 1024  # clientv3: defaultMaxCallSendMsgSize
+_GO_NAMES = {grpc.StatusCode.CANCELLED: "Canceled"}
+
+
+@dataclass(frozen=True, slots=True)
+class Rpc(Generic[Response]):
+    """A method that `ctl` calls; `repeatable` ones may be sent twice."""
+
+    path: str
+    response: type[Response]
+    repeatable: bool = False
+
+
+RANGE = Rpc("/etcdserverpb.KV/Range", rpc.RangeResponse, True)
+PUT = Rpc("/etcdserverpb.KV/Put", rpc.PutResponse)
+DELETE_RANGE = Rpc("/etcdserverpb.KV/DeleteRange", rpc.DeleteRangeResponse)
+TXN = Rpc("/etcdserverpb.KV/Txn", rpc.TxnResponse)
+COMPACT = Rpc("/etcdserverpb.KV/Compact", rpc.CompactionResponse)
+WATCH = Rpc("/etcdserverpb.Watch/Watch", rpc.WatchResponse)
+LEASE_GRANT = Rpc("/etcdserverpb.Lease/LeaseGrant", rpc.LeaseGrantResponse, True)
+LEASE_REVOKE = Rpc("/etcdserverpb.Lease/LeaseRevoke", rpc.LeaseRevokeResponse, True)
+LEASE_TIME_TO_LIVE = Rpc(
+    "/etcdserverpb.Lease/LeaseTimeToLive", rpc.LeaseTimeToLiveResponse, True
+)
+LEASE_LEASES = Rpc("/etcdserverpb.Lease/LeaseLeases", rpc.LeaseLeasesResponse, True)
+LEASE_KEEP_ALIVE = Rpc("/etcdserverpb.Lease/LeaseKeepAlive", rpc.LeaseKeepAliveResponse, True)
+MEMBER_ADD = Rpc("/etcdserverpb.Cluster/MemberAdd", rpc.MemberAddResponse)
+MEMBER_REMOVE = Rpc("/etcdserverpb.Cluster/MemberRemove", rpc.MemberRemoveResponse)
+MEMBER_UPDATE = Rpc("/etcdserverpb.Cluster/MemberUpdate", rpc.MemberUpdateResponse)
+MEMBER_PROMOTE = Rpc("/etcdserverpb.Cluster/MemberPromote", rpc.MemberPromoteResponse)
+MEMBER_LIST = Rpc("/etcdserverpb.Cluster/MemberList", rpc.MemberListResponse, True)
+ALARM = Rpc("/etcdserverpb.Maintenance/Alarm", rpc.AlarmResponse, True)
+STATUS = Rpc("/etcdserverpb.Maintenance/Status", rpc.StatusResponse, True)
+HASH_KV = Rpc("/etcdserverpb.Maintenance/HashKV", rpc.HashKVResponse, True)
+DEFRAGMENT = Rpc("/etcdserverpb.Maintenance/Defragment", rpc.DefragmentResponse)
+MOVE_LEADER = Rpc("/etcdserverpb.Maintenance/MoveLeader", rpc.MoveLeaderResponse, True)
+AUTHENTICATE = Rpc("/etcdserverpb.Auth/Authenticate", rpc.AuthenticateResponse)
+
+
+class ClientError(Exception):
+    """A call that failed; `text` is what etcdctl prints for it."""
+
+    def __init__(self, code: str, description: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+        self.description = description
+        self.text = text
+
+
+class Client:
+    """Calls to one set of endpoints. `warn` gets the log lines of failed tries."""
+
+    def __init__(
+        self,
+        endpoints: "Sequence[str]",
+        settings: Settings,
+        *,
+        warn: Callable[[str], None],
+        logger: str = "etcd-client",
+        label: str = "",
+    ) -> None:
+        if not endpoints:
+            raise BadSettings(2, "etcdclient: no available endpoints")
+        self.endpoints = list(endpoints)
+        self._settings = settings
+        self._warn = warn
+        self._logger = logger
+        self._label = label or _authority(endpoints[0])
+        self._token = ""
+        self._channel = open_channel(self.endpoints, settings)
+        self._children: list[Client] = []
+
+    def at(self, endpoint: str) -> "Client":
+        """A client for this endpoint alone, with the same identity."""
+        child = Client(
+            [endpoint], self._settings, warn=self._warn, logger=self._logger, label=self._label
+        )
+        child._token = self._token
+        self._children.append(child)
+        return child
+
+    def close(self) -> None:
+        """Closes the connections."""
+        for child in self._children:
+            child.close()
+        if self._channel is not None:
+            self._channel.close()
+
+    def authenticate(self) -> None:
+        """Gets a token for the user, if there is one; a cluster without auth is no failure."""
+        user, password = self._settings.user, self._settings.password
+        if not user or not password:
+            return
+        request = rpc.AuthenticateRequest(name=user, password=password)
+        try:
+            answer = self.call(AUTHENTICATE, request, timeout_s=self._settings.dial_timeout_s)
+        except ClientError as failure:
+            if failure.description == "etcdserver: authentication is not enabled":
+                return
+            raise
+        self._token = answer.token
+
+    def call(
+        self, method: Rpc[Response], request: Message, *, timeout_s: float | None
+    ) -> Response:
+        """One unary call, with its retries; raises ClientError."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        quorum = len(self.endpoints) // 2 + 1
+        for attempt in range(RETRIES_MAX):
+            if attempt and attempt % quorum == 0:
+                time.sleep(RETRY_PAUSE_S * random.uniform(1 - RETRY_JITTER, 1 + RETRY_JITTER))
+            left_s = None if deadline is None else deadline - time.monotonic()
+            try:
+                return self._call_once(method, request, left_s)
+            except ClientError as failure:
+                self._log(attempt, failure)
+                last = failure
+            if last.description == "etcdserver: invalid auth token" and attempt == 0:
+                self._token = ""
+                self.authenticate()
+                continue
+            if not method.repeatable or last.code != "Unavailable":
+                break
+            if deadline is not None and time.monotonic() >= deadline:
+                break
+        raise last
+
+    def _call_once(
+        self, method: Rpc[Response], request: Message, timeout_s: float | None
+    ) -> Response:
+        data = request.SerializeToString()
+        if len(data) > SEND_BYTES_MAX:
+            text = f"trying to send message larger than max ({len(data)} vs. {SEND_BYTES_MAX})"
+            raise _error("ResourceExhausted", text)
+        if self._channel is None:
+            time.sleep(timeout_s or 0)
+            raise self._timeout()
+        unary = self._channel.unary_unary(
+            method.path, None, method.response.FromString
+        )
+        try:
+            answer: Response = unary(
+                data, timeout=timeout_s, metadata=self._metadata(), wait_for_ready=True
+            )
+        except grpc.RpcError as failure:
+            raise self._translate(failure) from None
+        return answer
+
+    def stream(
+        self, method: Rpc[Response], requests: Iterator[Message], *, need_leader: bool = False
+    ) -> Iterable[Response]:
+        """A bidirectional stream; its iterator raises grpc.RpcError, see `translate`."""
+        if self._channel is None:
+            while True:
+                time.sleep(3600)  # clientv3 waits for a connection that cannot come
+        open_stream = self._channel.stream_stream(
+            method.path, _serialize, method.response.FromString
+        )
+        metadata = self._metadata()
+        if need_leader:
+            metadata.append(("hasleader", "true"))
+        answers: Iterable[Response] = open_stream(requests, metadata=metadata, wait_for_ready=True)
+        return answers
+
+    def _metadata(self) -> list[tuple[str, str]]:
+        return [("token", self._token)] if self._token else []
+
+    def translate(self, failure: grpc.RpcError) -> ClientError:
+        """What a stream raised, as ClientError."""
+        return self._translate(failure)
+
+    def _translate(self, failure: grpc.RpcError) -> ClientError:
+        assert isinstance(failure, grpc.Call)
+        code, text = failure.code(), failure.details() or ""
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return self._timeout()
+        name = _GO_NAMES.get(code) or code.name.title().replace("_", "")
+        if name == "Unavailable" and not text.startswith("etcdserver:"):
+            text = "transport is closing"
+        return _error(name, text)
+
+    def _timeout(self) -> ClientError:
+        """The end of the call's time: its log line names why there is no connection."""
+        reason = connection_failure(self.endpoints, self._settings)
+        description = "context deadline exceeded"
+        if reason:
+            description = (
+                "latest balancer error: last connection error: connection error:"
+                f' desc = "transport: {reason}"'
+            )
+        return ClientError("DeadlineExceeded", description, "context deadline exceeded")
+
+    def _log(self, attempt: int, failure: ClientError) -> None:
+        import json
+
+        now = time.time()
+        if self._logger == "etcd-client":
+            millis = int(now * 1000) % 1000
+            stamp = time.strftime(f'"%Y-%m-%dT%H:%M:%S.{millis:03d}Z"', time.gmtime(now))
+        else:
+            stamp = f"{now:.6f}"  # `endpoint health` logs with another logger
+        error = f"rpc error: code = {failure.code} desc = {failure.description}"
+        target = f"etcd-endpoints://0xc{id(self) & 0xFFFFFFFFF:09x}/{self._label}"
+        self._warn(
+            f'{{"level":"warn","ts":{stamp},"logger":"{self._logger}",'
+            f'"caller":"v3/retry_interceptor.go:62","msg":"retrying of unary invoker failed",'
+            f'"target":{json.dumps(target)},"attempt":{attempt},'
+            f'"error":{json.dumps(error, ensure_ascii=False)}}}'
+        )
+
+
+def _serialize(message: Message) -> bytes:
+    return message.SerializeToString()
+
+
+def _authority(endpoint: str) -> str:
+    scheme, separator, rest = endpoint.partition("://")
+    if separator:
+        return rest
+    return scheme.removeprefix("unixs:").removeprefix("unix:")
+
+
+def _error(code: str, description: str) -> ClientError:
+    """etcd's own errors print as their text alone; others with their gRPC code."""
+    if description in _catalogue():
+        return ClientError(code, description, description)
+    return ClientError(code, description, f"rpc error: code = {code} desc = {description}")
+
+
+def _catalogue() -> set[str]:
+    from pyetcd.proto import errors
+
+    found: set[str] = set()
+    waiting: list[type[errors.EtcdError]] = [errors.EtcdError]
+    while waiting:
+        error = waiting.pop()
+        waiting += error.__subclasses__()
+        if error.text:
+            found.add(error.text)
+    return found

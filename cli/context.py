@@ -1,0 +1,223 @@
+"""One run of a `ctl` command: its flags, its environment, its streams, its exit code.
+
+Everything outside the process that a command touches is handed in, so that the tests run commands
+in process exactly as a shell would. A command ends by returning, or by raising Exit.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO
+
+from pyetcd.cli import gotext
+from pyetcd.cli.command import Command
+from pyetcd.cli.flags import FlagSet
+from pyetcd.cli.gotext import ParseFailure
+
+if TYPE_CHECKING:
+    from pyetcd.cli.client import Client, Settings
+    from pyetcd.cli.printers.base import Display
+
+# Exit codes: etcd's pkg/cobrautl/error.go.
+ERROR, BAD_CONNECTION, INVALID_INPUT, BAD_FEATURE, INTERRUPTED, BAD_ARGS = 1, 2, 3, 4, 5, 128
+_SHADOWED = (
+    "conflicting environment variable is shadowed by corresponding command-line flag"
+    " (either unset environment variable or disable flag))"
+)
+
+
+class Exit(Exception):
+    """The command is over; all that had to be said has been said."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+@dataclass(slots=True)
+class Streams:
+    """Where a command reads and writes. `is_terminal` is about stdout."""
+
+    stdin: BinaryIO
+    stdout: BinaryIO
+    stderr: BinaryIO
+    is_terminal: bool = False
+
+
+class Context:
+    """What a command function gets."""
+
+    def __init__(
+        self,
+        command: Command,
+        flags: FlagSet,
+        *,
+        env: Mapping[str, str],
+        streams: Streams,
+        argv: list[str],
+    ) -> None:
+        self.command = command
+        self.flags = flags
+        self.args = flags.args
+        self.env = env
+        self.argv = argv  # the raw command line: watch looks for its "--"
+        self._streams = streams
+        self._clients: list[Client] = []
+        self._deadline_ns = 0
+
+    def print(self, line: str | bytes) -> None:
+        """One line on stdout."""
+        raw = line if isinstance(line, bytes) else line.encode("utf-8", "surrogateescape")
+        self._streams.stdout.write(raw + b"\n")
+
+    def write(self, raw: bytes) -> None:
+        """Bytes on stdout."""
+        self._streams.stdout.write(raw)
+
+    def flush(self) -> None:
+        """Lets a reader of stdout see what there is by now: Go does not buffer."""
+        self._streams.stdout.flush()
+
+    def warn(self, line: str) -> None:
+        """One line on stderr, after all of stdout."""
+        self._streams.stdout.flush()
+        self._streams.stderr.write(line.encode("utf-8", "surrogateescape") + b"\n")
+        self._streams.stderr.flush()
+
+    def fail(self, code: int, text: str) -> Exit:
+        """Says the error; the caller raises what it gets."""
+        self.warn(f"Error: {text}")
+        return Exit(code)
+
+    @property
+    def stdin(self) -> BinaryIO:
+        """Standard input."""
+        return self._streams.stdin
+
+    def arg_or_stdin(self, position: int) -> bytes:
+        """An argument, or all of stdin in its place; empty when there is neither."""
+        if position < len(self.args):
+            return self.arg(position)
+        return self.stdin.read()
+
+    def arg(self, position: int) -> bytes:
+        """An argument as the bytes that the shell gave."""
+        return self.args[position].encode("utf-8", "surrogateescape")
+
+    def start_timeout(self) -> None:
+        """Starts the command's time (--command-timeout)."""
+        self._deadline_ns = time.monotonic_ns() + self.flags.integer("command-timeout")
+
+    def time_left_s(self) -> float | None:
+        """Seconds until the command's time is over; None when it was not started."""
+        if not self._deadline_ns:
+            return None
+        return max(0.0, (self._deadline_ns - time.monotonic_ns()) / 1e9)
+
+    def client(self) -> "Client":
+        """A client for all endpoints; reads the environment and checks the flags on the way."""
+        settings = self.settings()
+        return self.dial(settings.endpoints, settings)
+
+    def settings(self) -> "Settings":
+        """What the flags and the environment say about the connection."""
+        from pyetcd.cli.client import read_settings
+
+        self.read_environment()
+        if self.flags.boolean("debug"):
+            for name in self.command.inherited_flags():
+                self.warn(f"{_variable(name)}={self.flags.shown(name)}")
+        settings = read_settings(self)
+        self.check_format()
+        return settings
+
+    def dial(self, endpoints: list[str], settings: "Settings") -> "Client":
+        """A client for these endpoints. Exits when they, the files or the password do not do."""
+        from pyetcd.cli.client import BadSettings, Client, ClientError
+
+        try:
+            client = Client(endpoints, settings, warn=self.warn)
+        except BadSettings as failure:
+            raise self.fail(failure.code, failure.text) from None
+        self._clients.append(client)
+        try:
+            client.authenticate()
+        except ClientError as failure:
+            raise self.fail(BAD_CONNECTION, failure.text) from None
+        return client
+
+    def close(self) -> None:
+        """Closes what the command opened."""
+        for client in self._clients:
+            client.close()
+
+    def check_format(self) -> None:
+        """Exits when --write-out names no format."""
+        if self.flags.text("write-out") not in ("simple", "fields", "json", "protobuf", "table"):
+            raise self.fail(BAD_FEATURE, "unsupported output format")
+
+    def display(self) -> "Display":
+        """The printer for --write-out."""
+        from pyetcd.cli.printers.base import Display
+
+        return Display(
+            self.flags.text("write-out"),
+            self,
+            hexadecimal=self.flags.boolean("hex"),
+            is_terminal=self._streams.is_terminal,
+        )
+
+    def read_environment(self) -> None:
+        """Takes flags from ETCDCTL_ variables; one that a flag also sets ends the command.
+
+        A value that the flag cannot read is ignored, as etcdctl does.
+        """
+        inherited = self.command.inherited_flags()
+        silent = {"ETCDCTL_WATCH_KEY", "ETCDCTL_WATCH_RANGE_END"}
+        used = {name for name in silent if self.command.name == "watch" and self.env.get(name)}
+        shadowed = {_variable(name) for name in inherited if name in self.flags.changed}
+        for name in inherited:
+            variable = _variable(name)
+            value = self.env.get(variable, "")
+            if variable in shadowed or not value:
+                continue
+            used.add(variable)
+            try:
+                self.flags.set(name, value)
+            except ParseFailure:
+                continue
+        for variable, value in self.env.items():
+            if variable in used:
+                continue
+            if variable in shadowed:
+                self.warn(_log_line("fatal", "flag.go:85", _SHADOWED, variable))
+                raise Exit(ERROR)
+            if variable.startswith("ETCDCTL_"):
+                message = "unrecognized environment variable"
+                self.warn(_log_line("warn", "flag.go:93", message, f"{variable}={value}"))
+
+
+def _variable(flag: str) -> str:
+    return "ETCDCTL_" + flag.upper().replace("-", "_")
+
+
+def _log_line(level: str, place: str, message: str, variable: str) -> str:
+    stamp = repr(time.time_ns() // 1000 / 1e6)
+    return (
+        f'{{"level":"{level}","ts":{stamp},"caller":"flags/{place}","msg":"{message}",'
+        f'"environment-variable":{_json(variable)}}}'
+    )
+
+
+def _json(text: str) -> str:
+    import json
+
+    return json.dumps(text, ensure_ascii=False)
+
+
+def hex_id(context: Context, text: str, label: str, *, signed: bool) -> int:
+    """A lease or member id; exits when `text` is none."""
+    try:
+        return gotext.parse_int(text, 16, signed=signed)
+    except ParseFailure as failure:
+        raise context.fail(BAD_ARGS, f"{label} ({failure}), expecting ID in Hex") from None

@@ -1,0 +1,65 @@
+"""Runs one `ctl` command line: finds the command, reads its flags, calls its function."""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
+
+from pyetcd.cli.command import UsageMistake, find, resolve, unknown_command, usage
+from pyetcd.cli.context import Context, Exit, Streams
+from pyetcd.cli.ctl.tree import ROOT
+
+
+def run(
+    argv: Sequence[str], env: Mapping[str, str] | None = None, stdin: bytes = b""
+) -> tuple[bytes, bytes, int]:
+    """Runs a command in process: what it prints on stdout and stderr, and its exit code."""
+    streams = Streams(BytesIO(stdin), BytesIO(), BytesIO())
+    code = execute(argv, env or {}, streams)
+    assert isinstance(streams.stdout, BytesIO)
+    assert isinstance(streams.stderr, BytesIO)
+    return streams.stdout.getvalue(), streams.stderr.getvalue(), code
+
+
+def execute(argv: Sequence[str], env: Mapping[str, str], streams: Streams) -> int:
+    """Runs a command on these streams; returns its exit code."""
+    environment = dict(env)
+    version = environment.pop("ETCDCTL_API", "")
+    if version not in ("", "3"):
+        streams.stderr.write(f"unsupported API version: {version}\n".encode())
+        return 1
+    try:
+        found = resolve(ROOT, argv)
+    except UsageMistake as mistake:
+        streams.stdout.write(mistake.stdout.encode("utf-8", "surrogateescape"))
+        streams.stdout.flush()
+        streams.stderr.write(mistake.stderr.encode("utf-8", "surrogateescape"))
+        return 1
+    if found.help:
+        streams.stdout.write(usage(found.command).encode())
+        return 0
+    context = Context(
+        found.command, found.flags, env=environment, streams=streams, argv=list(argv)
+    )
+    try:
+        _function(found.command.run)(context)
+    except Exit as end:
+        return end.code
+    finally:
+        context.close()
+        context.flush()
+    return 0
+
+
+def _function(where: str) -> Callable[[Context], None]:
+    module, _, name = where.partition(":")
+    function: Callable[[Context], None] = getattr(importlib.import_module(module), name)
+    return function
+
+
+def help(context: Context) -> None:
+    """`help [command]`: the help of a command, or of everything for one that does not exist."""
+    command, rest = find(ROOT, context.args)
+    if command is ROOT and rest:
+        assert unknown_command(ROOT, rest[0])
+        context.warn("Unknown help topic [" + " ".join(f"`{word}`" for word in rest) + "]")
+    context.write(usage(command).encode())

@@ -1,0 +1,241 @@
+"""How `ctl` reaches a cluster: endpoints, TLS files, user; and why a connection failed.
+
+Endpoints are `host:port`, with or without http:// or https://, or unix sockets. TLS is on when an
+endpoint says https, a TLS file is given, or --insecure-transport=false. grpcio cannot skip the
+verification of a certificate, so --insecure-skip-tls-verify fetches the certificate first and
+trusts that one.
+"""
+
+import contextlib
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import grpc
+
+if TYPE_CHECKING:
+    from pyetcd.cli.context import Context
+
+KEEPALIVE_MIN_NS = 10 * 10**9  # grpc-go raises a shorter --keepalive-time to this
+
+
+class BadSettings(Exception):
+    """Flags that allow no connection; the command ends with `code`."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the flags say about connections."""
+
+    endpoints: list[str]
+    dial_timeout_s: float
+    keepalive_ms: int
+    keepalive_timeout_ms: int
+    secure: bool = False
+    cert_file: str = ""
+    key_file: str = ""
+    ca_file: str = ""
+    skip_verify: bool = False
+    user: str = ""
+    password: str = ""
+
+
+def read_settings(context: "Context") -> Settings:
+    """The settings that the command's flags make; exits when they contradict."""
+    flags = context.flags
+    files = {}
+    for name in ("cert", "key", "cacert"):
+        files[name] = flags.text(name)
+        if not files[name] and name in flags.changed:
+            raise context.fail(128, f"empty string is passed to --{name} option")
+    user, password = flags.text("user"), flags.text("password")
+    if user and not password:
+        user, colon, password = user.partition(":")
+        if not colon:
+            password = _ask_password(context)
+    return Settings(
+        [endpoint.strip() for endpoint in flags.texts("endpoints")],
+        flags.integer("dial-timeout") / 1e9,
+        max(flags.integer("keepalive-time"), KEEPALIVE_MIN_NS) // 10**6,
+        flags.integer("keepalive-timeout") // 10**6,
+        secure=not flags.boolean("insecure-transport"),
+        cert_file=files["cert"],
+        key_file=files["key"],
+        ca_file=files["cacert"],
+        skip_verify=flags.boolean("insecure-skip-tls-verify"),
+        user=user,
+        password=password,
+    )
+
+
+def _ask_password(context: "Context") -> str:
+    context.write(b"Password: ")
+    context.flush()
+    if context.stdin.isatty():
+        import getpass
+
+        return getpass.getpass("")
+    line = context.stdin.readline().rstrip(b"\n").decode("utf-8", "surrogateescape")
+    context.write(b"\n")
+    return line
+
+
+def open_channel(endpoints: Sequence[str], settings: Settings) -> grpc.Channel | None:
+    """A channel to the endpoints; None when none of them can be an address."""
+    credentials = _credentials(endpoints[0], settings)
+    options: list[tuple[str, str | int]] = [
+        ("grpc.enable_retries", 0),  # retries are ours: they are logged and never repeat a write
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.keepalive_time_ms", settings.keepalive_ms),
+        ("grpc.keepalive_timeout_ms", settings.keepalive_timeout_ms),
+    ]
+    target = _target(endpoints)
+    if target is None:
+        return None
+    if "," in target:
+        options.append(("grpc.lb_policy_name", "round_robin"))
+    if credentials is None:
+        return grpc.insecure_channel(target, options)
+    name = _host_port(endpoints[0])[0]
+    if settings.skip_verify:
+        name = _fetched_name(credentials) or name
+    options.append(("grpc.ssl_target_name_override", name))
+    return grpc.secure_channel(target, credentials.channel, options)
+
+
+@dataclass(frozen=True, slots=True)
+class _Credentials:
+    channel: grpc.ChannelCredentials
+    roots: bytes | None
+
+
+def _credentials(endpoint: str, settings: Settings) -> _Credentials | None:
+    """None for plain text. Raises BadSettings for files that do not do."""
+    files = (settings.cert_file, settings.key_file, settings.ca_file)
+    if settings.cert_file or settings.key_file:
+        if not (settings.cert_file and settings.key_file):
+            pair = f"[key: {settings.key_file}, cert: {settings.cert_file}]"
+            raise BadSettings(128, f"KeyFile and CertFile must both be present{pair}")
+    cert, key, roots = (_read(name) if name else None for name in files)
+    wanted = any(files) or settings.secure
+    if endpoint.startswith(("http://", "unix:")) or not (
+        wanted or endpoint.startswith(("https://", "unixs:"))
+    ):
+        return None
+    if settings.skip_verify:
+        import ssl
+
+        with contextlib.suppress(OSError):
+            host, port = _host_port(endpoint)
+            roots = ssl.get_server_certificate((host, int(port)), timeout=2).encode()
+    return _Credentials(grpc.ssl_channel_credentials(roots, key, cert), roots)
+
+
+def _read(name: str) -> bytes:
+    try:
+        with open(name, "rb") as file:
+            return file.read()
+    except OSError as failure:
+        reason = os.strerror(failure.errno or 0).lower()
+        raise BadSettings(128, f"open {name}: {reason}") from None
+
+
+def _fetched_name(credentials: _Credentials) -> str:
+    """A name that the fetched certificate is valid for."""
+    from cryptography import x509
+
+    try:
+        certificate = x509.load_pem_x509_certificate(credentials.roots or b"")
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        found = names.get_values_for_type(x509.DNSName)
+        found += [str(address) for address in names.get_values_for_type(x509.IPAddress)]
+    except (ValueError, x509.ExtensionNotFound):
+        return ""
+    return found[0] if found else ""
+
+
+def _target(endpoints: Sequence[str]) -> str | None:
+    """grpc's name for all addresses of the endpoints."""
+    if endpoints[0].startswith(("unix:", "unixs:")):
+        return "unix:" + endpoints[0].partition(":")[2].removeprefix("//")
+    found = [address for endpoint in endpoints for address in _addresses(endpoint)]
+    if not found:
+        return None
+    if all(":" not in host for host, _ in found):
+        return "ipv4:" + ",".join(f"{host}:{port}" for host, port in found)
+    mapped = [(host if ":" in host else f"::ffff:{host}", port) for host, port in found]
+    return "ipv6:" + ",".join(f"[{host}]:{port}" for host, port in mapped)
+
+
+def _addresses(endpoint: str) -> list[tuple[str, int]]:
+    host, port = _host_port(endpoint)
+    try:
+        rows = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
+    except (OSError, ValueError):
+        return []
+    return [(str(row[4][0]), int(row[4][1])) for row in rows]
+
+
+def _host_port(endpoint: str) -> tuple[str, str]:
+    address = endpoint.partition("://")[2] or endpoint
+    host, _, port = address.partition("/")[0].rpartition(":")
+    return host.strip("[]"), port
+
+
+def connection_failure(endpoints: Sequence[str], settings: Settings) -> str:
+    """Why the last endpoint takes no connection, in Go's words; empty when it does."""
+    endpoint = endpoints[-1]
+    host, port = _host_port(endpoint)
+    dialing = "Error while dialing dial tcp"
+    if not host:
+        return f"{dialing}: address {port}: missing port in address"
+    try:
+        rows = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
+    except (OSError, ValueError):
+        return f"{dialing}: lookup {host}: no such host"
+    address = rows[0][4]
+    shown = f"[{address[0]}]" if ":" in str(address[0]) else address[0]
+    try:
+        with socket.create_connection(address[:2], timeout=1) as connection:  # type: ignore[arg-type]
+            return _handshake_failure(connection, endpoint, settings)
+    except TimeoutError:
+        return f"{dialing} {shown}:{port}: i/o timeout"
+    except OSError as failure:
+        reason = os.strerror(failure.errno or 0).lower()
+        return f"{dialing} {shown}:{port}: connect: {reason}"
+
+
+def _handshake_failure(connection: socket.socket, endpoint: str, settings: Settings) -> str:
+    """Why TLS fails on a connection that opens; empty for plain text."""
+    files = settings.cert_file or settings.key_file or settings.ca_file
+    if endpoint.startswith("http://") or not (
+        files or settings.secure or endpoint.startswith("https://")
+    ):
+        return ""
+    import ssl
+
+    host = _host_port(endpoint)[0]
+    failed = "authentication handshake failed"
+    try:
+        trust = ssl.create_default_context(cafile=settings.ca_file or None)
+        trust.wrap_socket(connection, server_hostname=host).close()
+    except ssl.SSLCertVerificationError as failure:
+        if failure.verify_code in (18, 19, 20, 21):
+            return f"{failed}: x509: certificate signed by unknown authority"
+        return f"{failed}: x509: {failure.verify_message}"
+    except ssl.SSLEOFError:
+        return f"{failed}: EOF"
+    except ssl.SSLError as failure:
+        return f"{failed}: {failure.reason}"
+    except OSError:
+        return f"{failed}: EOF"
+    return ""

@@ -1,0 +1,193 @@
+"""Command-line flags as Go's pflag reads them.
+
+pflag accepts flags between arguments, `--flag=value`, `--flag value`, `-wjson`, `-w json`, `-w=json`
+and, for booleans, `--flag` and `--flag=false` but never `--flag false`. Its error texts are part of
+etcdctl's surface, so they are pflag's here.
+"""
+
+import csv
+from dataclasses import dataclass, field
+
+from pyetcd.cli import gotext
+from pyetcd.cli.gotext import ParseFailure
+
+class FlagError(Exception):
+    """A command line that pflag refuses; the text is what it says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """One flag as declared. `kind` is bool, string, int, duration or list; `default` is its text."""
+
+    name: str
+    kind: str
+    default: str
+    usage: str
+    short: str = ""
+
+    def parse(self, text: str) -> "Value":
+        """The value of `text`; raises ParseFailure."""
+        if self.kind == "bool":
+            return gotext.parse_bool(text)
+        if self.kind == "int":
+            return gotext.parse_int(text, 0)
+        if self.kind == "duration":
+            return gotext.parse_duration_ns(text)
+        if self.kind == "list":
+            return _read_list(text)
+        return text
+
+
+def boolean(name: str, usage: str, *, on: bool = False, short: str = "") -> Flag:
+    """A boolean flag."""
+    return Flag(name, "bool", "true" if on else "false", usage, short)
+
+
+def text(name: str, usage: str, default: str = "", *, short: str = "") -> Flag:
+    """A string flag."""
+    return Flag(name, "string", default, usage, short)
+
+
+def integer(name: str, usage: str, default: int = 0) -> Flag:
+    """A 64-bit integer flag."""
+    return Flag(name, "int", str(default), usage)
+
+
+def span(name: str, usage: str, default: str) -> Flag:
+    """A duration flag."""
+    return Flag(name, "duration", default, usage)
+
+
+Value = bool | int | str | list[str]
+
+
+def _read_list(text: str) -> list[str]:
+    if not text:
+        return []
+    return next(csv.reader([text]))
+
+
+def show(value: Value) -> str:
+    """A value as Go prints it with %v."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return "[" + ",".join(value) + "]"
+    return str(value)
+
+
+@dataclass(slots=True)
+class FlagSet:
+    """The flags of one command with their values: its own and the inherited ones."""
+
+    flags: dict[str, Flag]
+    values: dict[str, Value] = field(default_factory=dict)
+    changed: set[str] = field(default_factory=set)
+    args: list[str] = field(default_factory=list)
+
+    def boolean(self, name: str) -> bool:
+        """The value of a boolean flag."""
+        value = self._get(name)
+        assert isinstance(value, bool)
+        return value
+
+    def text(self, name: str) -> str:
+        """The value of a string flag."""
+        value = self._get(name)
+        assert isinstance(value, str)
+        return value
+
+    def integer(self, name: str) -> int:
+        """The value of an int or duration flag (durations in nanoseconds)."""
+        value = self._get(name)
+        assert isinstance(value, int)
+        return value
+
+    def texts(self, name: str) -> list[str]:
+        """The value of a list flag."""
+        value = self._get(name)
+        assert isinstance(value, list)
+        return value
+
+    def shown(self, name: str) -> str:
+        """The value as `--debug` prints it."""
+        if self.flags[name].kind == "duration":
+            return gotext.duration(self.integer(name))
+        return show(self._get(name))
+
+    def _get(self, name: str) -> Value:
+        if name in self.values:
+            return self.values[name]
+        flag = self.flags[name]
+        return flag.parse(flag.default)
+
+    def set(self, name: str, text: str) -> None:
+        """Sets a flag from its text; a list grows after the first time. Raises ParseFailure."""
+        flag = self.flags[name]
+        value = flag.parse(text)
+        if isinstance(value, list) and name in self.changed:
+            value = self.texts(name) + value
+        self.values[name] = value
+        self.changed.add(name)
+
+    def parse(self, argv: list[str]) -> None:
+        """Reads a command line; raises FlagError at its first mistake."""
+        rest = list(reversed(argv))
+        while rest:
+            word = rest.pop()
+            if len(word) < 2 or word[0] != "-":
+                self.args.append(word)
+            elif word == "--":
+                self.args += reversed(rest)
+                return
+            elif word[1] == "-":
+                self._parse_long(word, rest)
+            else:
+                self._parse_short(word[1:], rest)
+
+    def _parse_long(self, word: str, rest: list[str]) -> None:
+        name, equals, value = word[2:].partition("=")
+        if not name or name[0] == "-":
+            raise FlagError(f"bad flag syntax: {word}")
+        flag = self.flags.get(name)
+        if flag is None:
+            raise FlagError(f"unknown flag: --{name}")
+        if not equals:
+            if flag.kind == "bool":
+                value = "true"
+            elif rest:
+                value = rest.pop()
+            else:
+                raise FlagError(f"flag needs an argument: {word}")
+        self._set_parsed(flag, value)
+
+    def _parse_short(self, letters: str, rest: list[str]) -> None:
+        while letters:
+            letter, tail = letters[0], letters[1:]
+            flag = next((f for f in self.flags.values() if f.short == letter), None)
+            if flag is None:
+                raise FlagError(f"unknown shorthand flag: {_rune(letter)} in -{letters}")
+            if len(letters) > 2 and tail[0] == "=":
+                value, tail = tail[1:], ""
+            elif flag.kind == "bool":
+                value = "true"
+            elif tail:
+                value, tail = tail, ""
+            elif rest:
+                value = rest.pop()
+            else:
+                raise FlagError(f"flag needs an argument: {_rune(letter)} in -{letters}")
+            self._set_parsed(flag, value)
+            letters = tail
+
+    def _set_parsed(self, flag: Flag, text: str) -> None:
+        try:
+            self.set(flag.name, text)
+        except ParseFailure as failure:
+            label = f"-{flag.short}, --{flag.name}" if flag.short else f"--{flag.name}"
+            quoted = gotext.quote(text.encode("utf-8", "surrogateescape"))
+            raise FlagError(f'invalid argument {quoted} for "{label}" flag: {failure}') from None
+
+
+def _rune(letter: str) -> str:
+    return f"'{letter}'"

@@ -1,0 +1,120 @@
+"""Printers: one module per format, in each a table `PRINTERS` from kind of result to function.
+
+A command shows a result; it never prints. A format that has no function for a kind answers as etcd's
+does: the request has been executed, then `Error: table not supported as output format`.
+"""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from google.protobuf.message import Message
+
+from pyetcd.proto import rpc_pb2 as rpc
+
+if TYPE_CHECKING:
+    from pyetcd.cli.context import Context
+
+M = TypeVar("M", bound=Message)
+
+
+@dataclass(frozen=True, slots=True)
+class About(Generic[M]):
+    """An answer about something that only the request named: a lease, a member, a leader."""
+
+    id: int
+    message: M
+    target: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TimeToLive:
+    """`keys`: whether the keys were asked for."""
+
+    message: rpc.LeaseTimeToLiveResponse
+    keys: bool
+
+
+@dataclass(frozen=True, slots=True)
+class At(Generic[M]):
+    """What one endpoint answered."""
+
+    endpoint: str
+    message: M
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Whether one endpoint is well."""
+
+    endpoint: str
+    healthy: bool
+    took: str
+    error: str
+
+
+class Display:
+    """Shows results in one format."""
+
+    def __init__(
+        self, format: str, context: "Context", *, hexadecimal: bool, is_terminal: bool
+    ) -> None:
+        self.format = format
+        self.context = context
+        self.hexadecimal = hexadecimal
+        self.is_terminal = is_terminal
+        self.value_only = False
+
+    def show(self, kind: str, result: Any) -> None:
+        """Prints a result; exits when the format cannot."""
+        module = importlib.import_module(f"pyetcd.cli.printers.{self.format}")
+        table: dict[str, Callable[[Display, Any], None]] = module.PRINTERS
+        if kind not in table:
+            raise self.context.fail(4, f"{self.format} not supported as output format")
+        table[kind](self, result)
+
+
+def member_rows(message: rpc.MemberListResponse) -> list[list[str]]:
+    """The cells of `member list`."""
+    return [
+        [
+            f"{member.ID:x}",
+            "started" if member.name else "unstarted",
+            member.name,
+            ",".join(member.peerURLs),
+            ",".join(member.clientURLs),
+            "true" if member.isLearner else "false",
+        ]
+        for member in message.members
+    ]
+
+
+def status_rows(answers: list[At[rpc.StatusResponse]]) -> list[list[str]]:
+    """The cells of `endpoint status`."""
+    from pyetcd.cli.gotext import human_bytes
+
+    rows = []
+    for answer in answers:
+        status = answer.message
+        leads = status.leader == status.header.member_id
+        rows.append(
+            [
+                answer.endpoint,
+                f"{status.header.member_id:x}",
+                status.version,
+                human_bytes(status.dbSize),
+                "true" if leads else "false",
+                "true" if status.isLearner else "false",
+                str(status.raftTerm),
+                str(status.raftIndex),
+                str(status.raftAppliedIndex),
+                ", ".join(status.errors),
+            ]
+        )
+    return rows
+
+
+def hash_rows(answers: list[At[rpc.HashKVResponse]]) -> list[list[str]]:
+    """The cells of `endpoint hashkv`."""
+    return [[answer.endpoint, str(answer.message.hash)] for answer in answers]

@@ -1,0 +1,173 @@
+"""The default format: short lines for a person or a shell script."""
+
+from pyetcd.cli.printers.base import (
+    About,
+    At,
+    Display,
+    Health,
+    TimeToLive,
+    hash_rows,
+    member_rows,
+    status_rows,
+)
+from pyetcd.proto import kv_pb2 as kv
+from pyetcd.proto import rpc_pb2 as rpc
+
+
+def _pair(display: Display, pair: kv.KeyValue) -> None:
+    key, value = pair.key, pair.value
+    if display.hexadecimal:
+        key, value = _hex(key), _hex(value)
+    if not display.value_only:
+        display.context.print(key)
+    display.context.print(value)
+
+
+def _hex(raw: bytes) -> bytes:
+    return b"".join(b"\\x%02x" % byte for byte in raw)
+
+
+def _put(display: Display, answer: rpc.PutResponse) -> None:
+    display.context.print("OK")
+    if answer.HasField("prev_kv"):
+        _pair(display, answer.prev_kv)
+
+
+def _get(display: Display, answer: rpc.RangeResponse) -> None:
+    for pair in answer.kvs:
+        _pair(display, pair)
+
+
+def _delete(display: Display, answer: rpc.DeleteRangeResponse) -> None:
+    display.context.print(str(answer.deleted))
+    for pair in answer.prev_kvs:
+        _pair(display, pair)
+
+
+def _txn(display: Display, answer: rpc.TxnResponse) -> None:
+    display.context.print("SUCCESS" if answer.succeeded else "FAILURE")
+    for part in answer.responses:
+        display.context.print("")
+        if part.HasField("response_put"):
+            _put(display, part.response_put)
+        elif part.HasField("response_range"):
+            _get(display, part.response_range)
+        elif part.HasField("response_delete_range"):
+            _delete(display, part.response_delete_range)
+
+
+def _watch(display: Display, answer: rpc.WatchResponse) -> None:
+    for event in answer.events:
+        display.context.print("DELETE" if event.type == kv.Event.DELETE else "PUT")
+        if event.HasField("prev_kv"):
+            _pair(display, event.prev_kv)
+        _pair(display, event.kv)
+
+
+def _grant(display: Display, answer: rpc.LeaseGrantResponse) -> None:
+    display.context.print(f"lease {_lease(answer.ID)} granted with TTL({answer.TTL}s)")
+
+
+def _revoke(display: Display, about: About[rpc.LeaseRevokeResponse]) -> None:
+    display.context.print(f"lease {_lease(about.id)} revoked")
+
+
+def _keep_alive(display: Display, answer: rpc.LeaseKeepAliveResponse) -> None:
+    display.context.print(f"lease {_lease(answer.ID)} keepalived with TTL({answer.TTL})")
+
+
+def _time_to_live(display: Display, result: TimeToLive) -> None:
+    answer = result.message
+    name = f"lease {_lease(answer.ID)}"
+    if answer.grantedTTL == 0 and answer.TTL == -1:
+        display.context.print(f"{name} already expired")
+        return
+    line = f"{name} granted with TTL({answer.grantedTTL}s), remaining({answer.TTL}s)".encode()
+    if result.keys:
+        line += b", attached keys([" + b" ".join(answer.keys) + b"])"
+    display.context.print(line)
+
+
+def _leases(display: Display, answer: rpc.LeaseLeasesResponse) -> None:
+    display.context.print(f"found {len(answer.leases)} leases")
+    for lease in answer.leases:
+        display.context.print(_lease(lease.ID))
+
+
+def _lease(lease_id: int) -> str:
+    """Go's %016x of a signed number."""
+    return f"{lease_id:016x}"
+
+
+def _member(verb: str, about: About[rpc.MemberRemoveResponse]) -> str:
+    return f"Member {about.id:16x} {verb} cluster {about.message.header.cluster_id:16x}"
+
+
+def _table(display: Display, rows: list[list[str]]) -> None:
+    for row in rows:
+        display.context.print(", ".join(row))
+
+
+def _health(display: Display, results: list[Health]) -> None:
+    for result in results:
+        if result.error:
+            display.context.warn(
+                f"{result.endpoint} is unhealthy: failed to commit proposal: {result.error}"
+            )
+        else:
+            display.context.print(
+                f"{result.endpoint} is healthy: successfully committed proposal:"
+                f" took = {result.took}"
+            )
+
+
+def _alarm(display: Display, answer: rpc.AlarmResponse) -> None:
+    for member in answer.alarms:
+        text = f"memberID:{member.memberID} " if member.memberID else ""
+        if member.alarm:
+            text += f"alarm:{rpc.AlarmType.Name(member.alarm)} "
+        display.context.print(text)
+
+
+def _move_leader(display: Display, about: About[rpc.MoveLeaderResponse]) -> None:
+    display.context.print(f"Leadership transferred from {about.id:x} to {about.target:x}")
+
+
+def _member_list(display: Display, answer: rpc.MemberListResponse) -> None:
+    _table(display, member_rows(answer))
+
+
+def _status(display: Display, answers: list[At[rpc.StatusResponse]]) -> None:
+    _table(display, status_rows(answers))
+
+
+def _hash_kv(display: Display, answers: list[At[rpc.HashKVResponse]]) -> None:
+    _table(display, hash_rows(answers))
+
+
+def _member_printer(verb: str):  # type: ignore[no-untyped-def]
+    return lambda display, about: display.context.print(_member(verb, about))
+
+
+PRINTERS = {
+    "put": _put,
+    "get": _get,
+    "delete": _delete,
+    "txn": _txn,
+    "watch": _watch,
+    "grant": _grant,
+    "revoke": _revoke,
+    "keep_alive": _keep_alive,
+    "time_to_live": _time_to_live,
+    "leases": _leases,
+    "member_add": _member_printer("added to"),
+    "member_remove": _member_printer("removed from"),
+    "member_update": _member_printer("updated in"),
+    "member_promote": _member_printer("promoted in"),
+    "member_list": _member_list,
+    "health": _health,
+    "status": _status,
+    "hash_kv": _hash_kv,
+    "alarm": _alarm,
+    "move_leader": _move_leader,
+}
