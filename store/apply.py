@@ -41,8 +41,7 @@ from pyetcd.proto.rpc_pb2 import (
 )
 from pyetcd.proto.rpc_pb2 import Member as RpcMember
 from pyetcd.proto.v2request_pb2 import Request as V2Request
-from pyetcd.raft.codec import encode_conf_state
-from pyetcd.raft.types import ConfChange, ConfState, Entry
+from pyetcd.raft.types import ConfChange, Entry
 from pyetcd.store.alarms import LEASE_COST_BYTES, Alarms, put_cost_bytes, txn_cost_bytes
 from pyetcd.store.compact import apply_compaction
 from pyetcd.store.lease import Lessor
@@ -159,12 +158,6 @@ class Applier:
         except EtcdError as error:
             return Applied(change.id, error=error), False
         return Applied(change.id, member_list(self.members.all())), True
-
-    def set_applied(self, index: int, term: int, conf_state: ConfState | None) -> None:
-        """Note the entry, in the transaction of what it changed; `conf_state` if it changed it."""
-        self._backend.set_applied(index, term)
-        if conf_state is not None:
-            self._backend.meta_put("conf_state", encode_conf_state(conf_state))
 
     def reload(self) -> None:
         """The backend was reopened on another file (an installed snapshot)."""

@@ -199,12 +199,19 @@ class WatchStream:
     def has_replies(self) -> bool:
         return bool(self._queue)
 
+    @property
+    def next_bytes(self) -> int:
+        """Size of the events of the next reply, 0 if there is none."""
+        return self._queue[0].events.size_bytes if self._queue else 0
+
     def take(self, bytes_max: int = BYTES_MAX) -> list[Reply]:
-        """Replies in order, at least one if there is any, and until about bytes_max of events."""
+        """Replies in order, with no more than bytes_max of events unless the first has more."""
         taken: list[Reply] = []
         queue = self._queue
         size_bytes = 0
-        while queue and size_bytes < bytes_max:
+        while queue:
+            if taken and size_bytes + queue[0].events.size_bytes > bytes_max:
+                break
             reply = queue.popleft()
             size_bytes += reply.events.size_bytes
             taken.append(reply)
