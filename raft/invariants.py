@@ -133,7 +133,7 @@ def log_matching_inv(nodes: Sequence[NodeView]) -> Iterable[str]:
         lowest = max(a.first, b.first)
         while index >= lowest and a.term_at(index) != b.term_at(index):
             index -= 1
-        if not _same(a, b, index):
+        if index >= lowest and not _same(a, b, index):
             yield f"{a.id} and {b.id} agree on the term at {index} but not before"
 
 
@@ -217,9 +217,11 @@ def _in_every_quorum(conf: Configuration, holds: Mapping[int, bool]) -> bool:
 def _last_of_term(node: NodeView, term: int) -> int:
     """The last index with this term, 0 if none: terms only grow along a log."""
     index = node.last
-    while index >= node.first and node.term_at(index) > term:
+    while index >= node.first - 1:
+        if node.term_at(index) <= term:
+            return index if node.term_at(index) == term else 0
         index -= 1
-    return index if index >= node.first and node.term_at(index) == term else 0
+    return 0
 
 
 # A step of one node.
