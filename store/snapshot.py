@@ -34,7 +34,7 @@ import apsw
 from pyetcd.store import db
 
 # How often a running copy looks whether it was cancelled, in SQLite's VM steps: about 1 ms.
-_CANCEL_STEPS: Final = 20_000
+_CANCEL_STEPS: Final = 4_000
 
 
 class SnapshotFailed(Exception):

@@ -3,11 +3,15 @@
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import apsw
 import pytest
 
 from pyetcd.raft.types import Entry, EntryType
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 
 class FaultyDisk(apsw.VFS):
@@ -32,7 +36,8 @@ class FaultyFile(apsw.VFSFile):
     def _check(self, operation: str, code: int) -> None:
         if self.disk.fail == operation:
             error = apsw.IOError(f"injected at {operation}")
-            error.result, error.extendedresult = apsw.SQLITE_IOERR, code
+            error.result = apsw.SQLITE_IOERR  # type: ignore[attr-defined]
+            error.extendedresult = code  # type: ignore[attr-defined]
             raise error
 
     def xSync(self, flags: int) -> None:
@@ -40,9 +45,9 @@ class FaultyFile(apsw.VFSFile):
         self.disk.syncs += 1
         super().xSync(flags)
 
-    def xWrite(self, data: object, offset: int) -> None:
+    def xWrite(self, data: "Buffer", offset: int) -> None:
         self._check("write", apsw.SQLITE_IOERR_WRITE)
-        super().xWrite(data, offset)  # type: ignore[arg-type]
+        super().xWrite(data, offset)
 
     def xRead(self, amount: int, offset: int) -> bytes:
         self._check("read", apsw.SQLITE_IOERR_READ)
