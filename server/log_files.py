@@ -66,7 +66,7 @@ class StreamOutput:
 
     def __init__(self, descriptor: int, *, owned: bool = False) -> None:
         self._descriptor = descriptor
-        self._owned = owned
+        self.is_owned = owned  # a file of ours, not standard error or output
 
     def write(self, data: bytes) -> None:
         view = memoryview(data)
@@ -79,7 +79,7 @@ class StreamOutput:
             pass  # closed pipe or full disk: the member goes on without its log
 
     def close(self) -> None:
-        if self._owned:
+        if self.is_owned:
             os.close(self._descriptor)
 
 

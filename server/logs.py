@@ -35,6 +35,9 @@ LINES_MAX = 8192
 LINES_RESERVE = 1024
 # A longer line is cut: a log is no place for a payload.
 LINE_BYTES_MAX = 64 * 1024
+# The longest time that `held` keeps lines back: a start that waits (for a lock, for other members)
+# must be seen to wait.
+HOLD_S = 1.0
 
 LEVELS: Mapping[str, int] = {
     "debug": 10,
@@ -54,10 +57,18 @@ def get(name: str = "") -> "Log":
     return Log("" if name.startswith(("pyetcd.", "__")) else name)
 
 
-def configure(level: str, outputs: Sequence[str], rotation: Rotation | None = None) -> None:
+def configure(
+    level: str,
+    outputs: Sequence[str],
+    rotation: Rotation | None = None,
+    *,
+    held: bool = False,
+) -> None:
     """Open the outputs and start the writer. Raises OSError when a file cannot be opened.
 
     `outputs`: default, stderr, stdout, systemd/journal, or file paths, as --log-outputs.
+    `held`: write nothing yet, so that a refused start can leave one plain line on standard error
+    and no log around it; `release` or HOLD_S later the lines come out.
     """
     global _level, _writer
     opened: list[Output] = []
@@ -70,15 +81,24 @@ def configure(level: str, outputs: Sequence[str], rotation: Rotation | None = No
         raise
     close()
     _level = LEVELS[level]
-    _writer = _Writer(opened)
+    _writer = _Writer(opened, held=held)
 
 
-def close(timeout_s: float = 5.0) -> None:
-    """Write out what is buffered and stop the writer; a stuck output is given up after a while."""
+def release() -> None:
+    """The start went well (or takes long): write what was held back."""
+    if _writer is not None:
+        _writer.release()
+
+
+def close(timeout_s: float = 5.0, *, drop_held: bool = False) -> None:
+    """Write out what is buffered and stop the writer; a stuck output is given up after a while.
+
+    `drop_held`: lines still held back go to files, but not to standard error or output.
+    """
     global _writer
     writer, _writer = _writer, None
     if writer is not None:
-        writer.close(timeout_s)
+        writer.close(timeout_s, drop_held=drop_held)
 
 
 def flush(timeout_s: float = 5.0) -> bool:
@@ -219,8 +239,11 @@ def _emit(level: int, line: bytes) -> None:
 class _Writer:
     """The bounded buffer and its thread."""
 
-    def __init__(self, outputs: Sequence[Output]) -> None:
+    def __init__(self, outputs: Sequence[Output], *, held: bool) -> None:
         self._outputs = outputs
+        self._released = threading.Event()
+        if not held:
+            self._released.set()
         self._lines: deque[bytes] = deque()
         self._wake = threading.Event()
         self._idle = threading.Event()
@@ -243,12 +266,21 @@ class _Writer:
         if not self._wake.is_set():
             self._wake.set()
 
+    def release(self) -> None:
+        self._released.set()
+
     def flush(self, timeout_s: float) -> bool:
+        self._released.set()
         self._wake.set()
         return self._idle.wait(timeout_s)
 
-    def close(self, timeout_s: float) -> None:
+    def close(self, timeout_s: float, *, drop_held: bool) -> None:
+        if drop_held and not self._released.is_set():
+            self._outputs = [
+                one for one in self._outputs if not isinstance(one, StreamOutput) or one.is_owned
+            ]
         self._closing = True
+        self._released.set()
         self._wake.set()
         self._thread.join(timeout_s)
         if not self._thread.is_alive():
@@ -256,6 +288,8 @@ class _Writer:
                 output.close()
 
     def _run(self) -> None:
+        self._released.wait(HOLD_S)
+        self._released.set()
         while True:
             self._wake.wait()
             self._wake.clear()
