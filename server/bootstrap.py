@@ -342,9 +342,9 @@ async def resolve_urls(
                     break
                 await asyncio.sleep(RESOLVE_RETRY_S)
                 continue
-            host, port = str(found[0][4][0]), found[0][4][1]
+            host = str(found[0][4][0])
             host = f"[{host}]" if ":" in host else host
-            resolved[url] = f"{scheme}://{host}:{port}"
+            resolved[url] = f"{scheme}://{host}:{split[1]}"
     return resolved
 
 

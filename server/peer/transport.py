@@ -81,7 +81,7 @@ class PeerTransport:
         await self.snapshots_out.stop()
         await self.snapshots_in.stop()
         for id in list(self._peers):
-            self.remove_peer(id)
+            self._forget(id)
         for remote in self._remotes.values():
             await remote.stop()
         self._remotes.clear()
@@ -140,13 +140,9 @@ class PeerTransport:
 
     def remove_peer(self, id: int) -> None:
         """The member left the cluster; its links end soon."""
-        peer = self._peers.pop(id, None)
-        if peer is None:
-            return
-        del self._probers[id]
-        probe = self._probes.pop(id)
-        self._later(self._end(peer, probe))
-        self._log.info("removed remote peer", removed_remote_peer_id=f"{id:x}")
+        if id in self._peers:
+            self._forget(id)
+            self._log.info("removed remote peer", removed_remote_peer_id=f"{id:x}")
 
     def update_peer(self, id: int, urls: Sequence[str]) -> None:
         """The member has moved: the next dial goes to the new URLs."""
@@ -240,6 +236,10 @@ class PeerTransport:
         for peer in self._peers.values():
             peer.heartbeat()
         self._timer = asyncio.get_running_loop().call_later(HEARTBEAT_S, self._heartbeat)
+
+    def _forget(self, id: int) -> None:
+        del self._probers[id]
+        self._later(self._end(self._peers.pop(id), self._probes.pop(id)))
 
     async def _end(self, peer: Peer, probe: asyncio.Task[None]) -> None:
         await cancel_all({probe})

@@ -5,6 +5,7 @@ from struct import pack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from pyetcd.raft.codec import encode_entry, encode_message
 from pyetcd.raft.types import Entry, EntryType, Message, MsgType
 from pyetcd.server.peer.codec import (
