@@ -44,6 +44,7 @@ WAL_FILE_BYTES_MAX: Final = 64 << 20
 
 _T = TypeVar("_T")
 SqlValue = None | int | float | bytes | str
+Row = tuple[str, tuple[SqlValue, ...]]  # a statement and its bindings
 
 
 class StorageFailure(Exception):
@@ -154,7 +155,7 @@ def create_file(
     path: str,
     *,
     schema: Schema,
-    rows: Sequence[tuple[str, tuple[SqlValue, ...]]] = (),
+    rows: Sequence[Row] = (),
     vfs: str | None = None,
 ) -> None:
     """A new file with the schema and the first `rows`, whole or not there at all."""
@@ -260,7 +261,8 @@ def require_sound_sqlite(version: str | None = None) -> None:
 
 
 def preflight(path: str, schema: Schema) -> None:
-    """Refuse, from the file's first 100 bytes, whatever is not ours; SQLite has not opened it."""
+    """Refuse, from the file's first 100 bytes, whatever is not ours. SQLite must not have the file
+    open in this process: closing a plain descriptor of it drops SQLite's POSIX locks."""
     header = _read_header(path)
     if header[: len(SQLITE_MAGIC)] != SQLITE_MAGIC or len(header) < HEADER_BYTES:
         reason = "is empty" if not header else "is not a SQLite database"
@@ -353,9 +355,7 @@ def _require_identity(path: str, schema: Schema, *, application_id: int, version
         raise ForeignFile(path, reason, "there is no upgrade from it; restore a snapshot")
 
 
-def _build(
-    path: str, schema: Schema, rows: Sequence[tuple[str, tuple[SqlValue, ...]]], vfs: str | None
-) -> None:
+def _build(path: str, schema: Schema, rows: Sequence[Row], vfs: str | None) -> None:
     flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
     connection = apsw.Connection(path, flags, vfs)
     try:

@@ -36,6 +36,7 @@ is in its way), CUT_SLICE the deletes of one commit, READ_ENTRIES_MAX one read f
 """
 
 import os
+from collections.abc import Sequence
 from typing import Final, NoReturn
 
 import apsw
@@ -71,11 +72,25 @@ class Wal:
     """One member's log. Implements pyetcd.raft.storage.Storage."""
 
     @classmethod
-    def create(cls, path: str, *, cluster_id: int, member_id: int, vfs: str | None = None) -> "Wal":
-        """A new, empty log; the directory must exist, the file must not."""
+    def create(
+        cls,
+        path: str,
+        *,
+        cluster_id: int,
+        member_id: int,
+        entries: Sequence[Entry] = (),
+        hard_state: HardState | None = None,
+        vfs: str | None = None,
+    ) -> "Wal":
+        """A new log; the directory must exist, the file must not. `entries`, from index 1 on, are
+        those a new cluster begins with: the file has them from the moment it exists."""
         db.require_sound_sqlite()
-        row = logrows.encode_meta(Meta(cluster_id, member_id, HardState(), SnapshotMeta(), Base()))
-        rows = [(logrows.REPLACE_META, row)]
+        state = hard_state or HardState()
+        assert state.commit <= len(entries)
+        meta = Meta(cluster_id, member_id, state, SnapshotMeta(), Base())
+        rows: list[db.Row] = [(logrows.REPLACE_META, logrows.encode_meta(meta))]
+        assert not entries or entries[0].index == 1, entries[0]
+        rows += [(logrows.INSERT, row) for row in logrows.encode_entries(entries, 0)]
         db.create_file(path, schema=logrows.SCHEMA, rows=rows, vfs=vfs)
         return cls.open(path, vfs=vfs)
 
@@ -314,10 +329,8 @@ class Wal:
             return Watermark(index, base.term, base.crc or 0)
         if index < base.index:
             raise LogCompacted(f"entry {index}, the log begins at {self.first_index()}")
-        self._require_usable()
         try:
-            sql = "SELECT term, crc FROM log WHERE idx = ?"
-            rows = list(self._read_connection().execute(sql, (index,)))
+            rows = list(self._read_connection().execute(logrows.SELECT_MARK, (index,)))
         except apsw.Error as error:
             self._fail("read", error, self._reader)
         if not rows:

@@ -103,6 +103,18 @@ def test_everything_survives_a_restart(tmp_path: Path, entry: MakeEntry) -> None
     assert (tmp_path / "wal.db-wal").stat().st_size == 0
 
 
+def test_a_new_cluster_begins_with_entries(tmp_path: Path, entry: MakeEntry) -> None:
+    path = str(tmp_path / "wal.db")
+    first = [entry(1), entry(2)]
+    state = HardState(1, 0, 2)
+    Wal.create(path, cluster_id=1, member_id=2, entries=first, hard_state=state).close()
+    log = Wal.open(path)
+    assert (everything(log), log.hard_state) == (first, state)
+    write(log, Ready(entries=[entry(3)]))
+    log.verify_watermark(3, 1, log.watermark(3).crc)
+    log.close()
+
+
 def test_only_a_moved_commit_index_needs_no_fsync(
     log: Wal, tmp_path: Path, entry: MakeEntry, crash_copy: Callable[[Path], Path]
 ) -> None:
