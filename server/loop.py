@@ -80,8 +80,19 @@ class TickListener(Protocol):
     def ticked(self) -> None: ...
 
 
+class ReadRounds(Protocol):
+    """Linearizable reads that wait for a round (server/reads.py)."""
+
+    @property
+    def has_queued(self) -> bool: ...
+
+    def start_round(self) -> None: ...
+
+
 class Driver:
     """Feeds one replica from the loop, turn by turn."""
+
+    _reads: ReadRounds
 
     def __init__(
         self,
@@ -90,7 +101,6 @@ class Driver:
         loop: asyncio.AbstractEventLoop,
         tick_s: float,
         fatal: Callable[[BaseException], None],
-        start_reads: Callable[[], bool],
     ) -> None:
         self.replica = replica
         self.leader_lost_s = 0.0
@@ -100,16 +110,22 @@ class Driver:
         self._loop = loop
         self._tick_s = tick_s
         self._fatal = fatal
-        self._start_reads = start_reads
         self._log: Log = get("driver")
         self._thread = LogThread(loop)
         self._proposals: dict[int, bytes] = {}
+        # Bound: what the leader's chores make in a tick.
+        self._leader_proposals: list[tuple[int, bytes]] = []
         self._messages: list[Message] = []
+        self._refused = False
         self._scheduled = False
         self._stopped = False
         self._idle: asyncio.Future[None] | None = None
         self._tick_listeners: list[TickListener] = []
         self._timer: asyncio.TimerHandle | None = None
+
+    def bind(self, reads: ReadRounds) -> None:
+        """Reads need the driver to be made first."""
+        self._reads = reads
 
     # What proposers and readers see
 
@@ -131,6 +147,12 @@ class Driver:
         if not self._scheduled:
             self.wake()
 
+    def submit_as_leader(self, request_id: int, data: bytes) -> None:
+        """An entry that must not be forwarded: it goes out with the next batch or never."""
+        if self.replica.node.is_leader:
+            self._leader_proposals.append((self.replica.node.term, data))
+            self.wake()
+
     def withdraw(self, request_id: int) -> bool:
         """Take back a proposal; False when raft has it already and it may still commit."""
         return self._proposals.pop(request_id, None) is not None
@@ -143,6 +165,11 @@ class Driver:
     def request_read_index(self, context: bytes) -> None:
         self.replica.node.read_index(context)
         self.wake()
+
+    def read_soon(self) -> None:
+        """Somebody waits for a linearizable read: the next turn starts a round for all."""
+        if not self._scheduled:
+            self.wake()
 
     def receive(self, message: Message) -> None:
         """A message of a peer."""
@@ -169,6 +196,12 @@ class Driver:
         self._timer = self._loop.call_at(self._next_tick_s, self._tick)
         self.wake()
 
+    def advance_ticks(self, count: int) -> None:
+        """Let raft believe that much time has passed; before the first leader only."""
+        for _ in range(count):
+            self.replica.node.tick()
+        self.wake()
+
     async def stop(self) -> None:
         """Let the batch under way finish, then end the thread."""
         self._stopped = True
@@ -191,6 +224,7 @@ class Driver:
         # After a pause the missed ticks are not made up for: a process that was stopped must not
         # time out on messages that already wait in its sockets.
         self._next_tick_s = max(self._next_tick_s + self._tick_s, now_s)
+        self._refused = False
         self.replica.node.tick()
         for listener in self._tick_listeners:
             listener.ticked()
@@ -222,17 +256,34 @@ class Driver:
                 except RaftError as error:
                     self._log.debug("ignored a raft message", error=str(error))
         # While a batch is under way, proposals stay here: they join the next one in one piece.
-        if self._proposals and node.leader != 0 and not self.replica.busy:
-            self.replica.propose(self._next_batch())
-        self._start_reads()
+        if not self.replica.busy:
+            if self._leader_proposals:
+                self._feed_leader_proposals()
+            if self._proposals and node.leader != 0 and not self._refused:
+                self._propose_batch()
+        if self._reads.has_queued:
+            self._reads.start_round()
 
-    def _next_batch(self) -> list[bytes]:
-        if len(self._proposals) <= BATCH_ENTRIES_MAX:
-            batch = list(self._proposals.values())
-            self._proposals.clear()
-            return batch
-        ids = list(islice(self._proposals, BATCH_ENTRIES_MAX))
-        return [self._proposals.pop(request_id) for request_id in ids]
+    def _feed_leader_proposals(self) -> None:
+        node = self.replica.node
+        proposals, self._leader_proposals = self._leader_proposals, []
+        datas = [data for term, data in proposals if node.is_leader and term == node.term]
+        if datas:
+            self.replica.propose(datas)
+
+    def _propose_batch(self) -> None:
+        batch = self._proposals
+        if len(batch) <= BATCH_ENTRIES_MAX:
+            self._proposals = {}
+        else:
+            batch = dict(islice(batch.items(), BATCH_ENTRIES_MAX))
+            for request_id in batch:
+                del self._proposals[request_id]
+        if not self.replica.propose(list(batch.values())):
+            # A transfer is going on, or the uncommitted quota is full: they wait for the next
+            # tick, and for no longer than the request timeout (withdraw).
+            self._proposals = batch | self._proposals
+            self._refused = True
 
     def _drive(self) -> None:
         replica = self.replica
@@ -246,7 +297,7 @@ class Driver:
                 return
             replica.work()
             replica.finish()
-        if self._proposals and not replica.busy and replica.node.leader != 0:
+        if self._proposals and replica.node.leader != 0 and not self._refused:
             self.wake()
 
     def _committed(self) -> None:

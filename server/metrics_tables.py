@@ -1,8 +1,8 @@
 """THE table of metrics: etcd 3.5.1's names, types, labels and buckets, and who feeds each.
 
 Fed: a word for the code that counts it (`replica`, `listener`, ...), or `later: X` for what belongs
-to a part that does not exist yet; such a metric is exported as etcd exports it when X is idle, which
-is 0, or nothing when it has labels. `unused` is what only etcd can have (bbolt, the v2 proxy).
+to a part that does not exist yet; such a metric is exported as etcd exports it while X is idle: 0,
+or nothing when it has labels. `unused` is what only etcd can have (bbolt, the v2 proxy).
 """
 
 from dataclasses import dataclass

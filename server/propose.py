@@ -43,6 +43,9 @@ class ProposalTarget(Protocol):
     def submit(self, request_id: int, data: bytes) -> None:
         """Put one entry's data into the next batch."""
 
+    def submit_as_leader(self, request_id: int, data: bytes) -> None:
+        """The same, dropped unless this member still leads in the same term by then."""
+
     def withdraw(self, request_id: int) -> bool:
         """Take a proposal back; False when raft has it already."""
 
@@ -100,6 +103,15 @@ class Proposer:
 
     def propose(self, request: InternalRaftRequest, done: Done) -> None:
         """Send `request` through raft; `done` gets the answer of the state machine."""
+        self._propose(request, done, self._target.submit)
+
+    def propose_as_leader(self, request: InternalRaftRequest, done: Done) -> None:
+        """The same for what only a leader may ask; it times out if this member is none."""
+        self._propose(request, done, self._target.submit_as_leader)
+
+    def _propose(
+        self, request: InternalRaftRequest, done: Done, submit: Callable[[int, bytes], None]
+    ) -> None:
         if self._stopped:
             return done(Stopped())
         if len(self._waiting) >= PENDING_MAX or self._target.apply_gap > APPLY_GAP_MAX:
@@ -111,7 +123,7 @@ class Proposer:
             return done(RequestTooLarge())
         self._waiting[request_id] = done
         self._deadlines.append((self._monotonic_s() + self._timeout_s, request_id))
-        self._target.submit(request_id, data)
+        submit(request_id, data)
         return None
 
     def next_id(self) -> int:

@@ -25,6 +25,9 @@ class ReadTarget(Protocol):
     def request_read_index(self, context: bytes) -> None:
         """Ask raft for a read index; the answer arrives at `confirmed`."""
 
+    def read_soon(self) -> None:
+        """Call `start_round` in the next turn."""
+
     @property
     def applied_index(self) -> int:
         """The index of the last entry in the keyspace."""
@@ -57,7 +60,7 @@ class LinearizableReads:
         if len(self._queued) + len(self._round) >= WAITING_MAX:
             return done(TooManyRequests())
         self._queued.append((self._monotonic_s() + self._timeout_s, done))
-        return None
+        return self._target.read_soon()
 
     @property
     def has_queued(self) -> bool:
@@ -83,6 +86,8 @@ class LinearizableReads:
         finished, self._round = self._round, []
         self._confirmed.append((index, finished))
         self.applied(self._target.applied_index)
+        if self._queued:
+            self._target.read_soon()
 
     def applied(self, index: int) -> None:
         """The keyspace has moved on: answer every confirmed round at or below it."""

@@ -52,7 +52,9 @@ class Machine(Protocol):
     def apply_conf_change(self, entry: Entry, change: ConfChange) -> tuple[Applied, bool]:
         """The answer, and whether the change is valid; an invalid one must not reach raft."""
 
-    def set_applied(self, index: int, term: int, conf_state: ConfState | None) -> None: ...
+    def set_conf_state(self, index: int, conf_state: ConfState) -> None: ...
+
+    def set_applied(self, index: int, term: int) -> None: ...
 
     def install(self, snapshot: Snapshot) -> None:
         """Replace the keyspace by the received file that belongs to this snapshot."""
@@ -93,6 +95,7 @@ class Replica:
         self._observer = observer
         self._ready: Ready | None = None
         self._worked = False
+        self._staged = False
 
     @property
     def busy(self) -> bool:
@@ -119,12 +122,12 @@ class Replica:
             self._observer.soft_state(ready.soft_state)
         if ready.messages:
             self._send(ready.messages)
-        must_commit = False
+        self._staged = False
         if ready.entries or ready.hard_state is not None or ready.snapshot is not None:
-            must_commit = self.wal.stage(ready)
+            self._staged = self.wal.stage(ready)
         if ready.read_states:
             self._observer.read_states(ready.read_states)
-        return must_commit
+        return self._staged
 
     def work(self) -> None:
         """Apply the committed entries; a received snapshot waits for the log commit."""
@@ -138,7 +141,8 @@ class Replica:
         """The batch is durable: promises may leave, raft may go on."""
         ready = self._ready
         assert ready is not None and self._worked
-        self.wal.publish()
+        if self._staged:
+            self.wal.publish()
         if ready.snapshot is not None:
             # The log says so durably: the received file may now replace the keyspace. A crash in
             # between is repaired at start, where the file is looked for by its index.
@@ -167,10 +171,10 @@ class Replica:
             assert entry.index == last + 1, (entry.index, last)
             last = entry.index
             if entry.type is EntryType.NORMAL:
-                machine.set_applied(last, entry.term, None)
                 results.append(apply(entry))
             else:
                 results.append(self._apply_conf_change(entry))
+        machine.set_applied(last, entries[-1].term)
         self.applied_index = last
         self._observer.applied(results, last)
 
@@ -181,7 +185,7 @@ class Replica:
             # Raft must still see that the pending change is over; node 0 changes nothing.
             change = ConfChange(type=ConfChangeType.ADD_NODE, node_id=0)
         conf_state = self.node.apply_conf_change(change)
-        self._machine.set_applied(entry.index, entry.term, conf_state)
+        self._machine.set_conf_state(entry.index, conf_state)
         return applied
 
 

@@ -146,24 +146,3 @@ def _any_deleted(puts: Iterable[bytes], deletes: list[Interval]) -> bool:
     """A range_end of "\\0" is taken literally here, as etcd's interval tree does: a delete "from
     key" never counts as a duplicate of a put."""
     return any(key <= put < end if end else put == key for put in puts for key, end in deletes)
-
-
-def is_read_only(request: TxnRequest) -> bool:
-    """Only ranges in both branches: such a transaction does not go through raft.
-
-    A nested one always does, even when it only reads (etcd: apply.go, isTxnReadonly).
-    """
-    return all(
-        op.HasField("request_range")
-        for branch in (request.success, request.failure)
-        for op in branch
-    )
-
-
-def is_serializable(request: TxnRequest) -> bool:
-    """Every range of a read-only transaction allows stale data."""
-    return all(
-        op.request_range.serializable
-        for branch in (request.success, request.failure)
-        for op in branch
-    )

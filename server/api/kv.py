@@ -11,7 +11,7 @@ from typing import Protocol
 
 from google.protobuf.message import Message
 
-from pyetcd.proto.errors import EtcdError
+from pyetcd.proto.errors import EtcdError, NoSpace
 from pyetcd.proto.raft_internal_pb2 import InternalRaftRequest
 from pyetcd.proto.rpc_pb2 import (
     CompactionRequest,
@@ -27,6 +27,7 @@ from pyetcd.server.api import checks
 from pyetcd.server.api.base import Done, Headers, Proposer, answer_to, refuse
 from pyetcd.server.reads import LinearizableReads
 from pyetcd.server.wire.grpc import UnaryCall
+from pyetcd.store.txn import is_readonly, is_serializable
 
 RANGE_INLINE_MAX = 1000
 
@@ -52,6 +53,15 @@ class Store(Protocol):
         """Call back when the physical compaction under way is finished, or at once."""
 
 
+class Quota(Protocol):
+    """Whether the store has room for what a request adds."""
+
+    def fits(self, request: InternalRaftRequest) -> bool: ...
+
+    def raise_nospace(self, then: Callable[[], None]) -> None:
+        """Raise this member's NOSPACE alarm through raft, then call back."""
+
+
 class KvApi:
     """The five unary methods of etcdserverpb.KV."""
 
@@ -62,12 +72,14 @@ class KvApi:
         proposer: Proposer,
         reads: LinearizableReads,
         store: Store,
+        quota: Quota,
         txn_ops_max: int,
     ) -> None:
         self._headers = headers
         self._proposer = proposer
         self._reads = reads
         self._store = store
+        self._quota = quota
         self._txn_ops_max = txn_ops_max
 
     def range(self, call: UnaryCall, request: RangeRequest) -> None:
@@ -91,9 +103,13 @@ class KvApi:
         error = checks.check_put(request)
         if error is not None:
             return refuse(call, error)
-        return self._proposer.propose(
-            InternalRaftRequest(put=request), answer_to(call, self._headers)
-        )
+        return self._write(InternalRaftRequest(put=request), answer_to(call, self._headers))
+
+    def _write(self, request: InternalRaftRequest, done: Done) -> None:
+        """Through raft, unless the store has no room: then the alarm comes first."""
+        if self._quota.fits(request):
+            return self._proposer.propose(request, done)
+        return self._quota.raise_nospace(lambda: done(NoSpace()))
 
     def delete_range(self, call: UnaryCall, request: DeleteRangeRequest) -> None:
         error = checks.check_delete_range(request)
@@ -108,9 +124,9 @@ class KvApi:
         if error is not None:
             return refuse(call, error)
         done = answer_to(call, self._headers)
-        if not checks.is_read_only(request):
-            return self._proposer.propose(InternalRaftRequest(txn=request), done)
-        if checks.is_serializable(request):
+        if not is_readonly(request):
+            return self._write(InternalRaftRequest(txn=request), done)
+        if is_serializable(request):
             return _run(lambda: self._store.read_txn(request), done)
         return self._reads.wait(
             lambda error: (

@@ -1,0 +1,206 @@
+"""Cluster: the member list and its changes.
+
+A change is checked against the health that this member sees (--strict-reconfig-check), proposed as
+a raft configuration change and answered with the list that it made. Headers of this service carry
+no revision, as in etcd.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from google.protobuf.message import Message
+
+from pyetcd.proto.errors import EtcdError, MemberBadURLs, NotLeader
+from pyetcd.proto.rpc_pb2 import (
+    Member as MemberMessage,
+)
+from pyetcd.proto.rpc_pb2 import (
+    MemberAddRequest,
+    MemberAddResponse,
+    MemberListRequest,
+    MemberListResponse,
+    MemberPromoteRequest,
+    MemberPromoteResponse,
+    MemberRemoveRequest,
+    MemberRemoveResponse,
+    MemberUpdateRequest,
+    MemberUpdateResponse,
+    ResponseHeader,
+)
+from pyetcd.raft.types import ConfChange, ConfChangeType
+from pyetcd.server.api.base import Headers, refuse
+from pyetcd.server.reads import LinearizableReads
+from pyetcd.server.wire.grpc import UnaryCall
+from pyetcd.store import members
+from pyetcd.store.apply import rpc_member
+from pyetcd.store.members import Health, Member, Members
+
+ConfDone = Callable[[Message | EtcdError], None]
+
+
+class Configurer(Protocol):
+    """Proposes configuration changes and knows what they depend on."""
+
+    strict_reconfig_check: bool
+
+    @property
+    def is_leader(self) -> bool: ...
+
+    @property
+    def health(self) -> Health: ...
+
+    @property
+    def match_by_id(self) -> dict[int, int]:
+        """How far each member's log is known to reach; only a leader knows."""
+
+    def configure(self, change: ConfChange, done: ConfDone) -> None: ...
+
+    def wall_s(self) -> float: ...
+
+
+class ClusterApi:
+    """The five unary methods of etcdserverpb.Cluster."""
+
+    def __init__(
+        self,
+        *,
+        headers: Headers,
+        reads: LinearizableReads,
+        members: Members,
+        configurer: Configurer,
+    ) -> None:
+        self._headers = headers
+        self._reads = reads
+        self._members = members
+        self._configurer = configurer
+
+    def member_list(self, call: UnaryCall, request: MemberListRequest) -> None:
+        def serve(error: EtcdError | None) -> None:
+            if error is not None:
+                return refuse(call, error)
+            answer = MemberListResponse(header=self._header(), members=self._list())
+            return call.reply(answer.SerializeToString())
+
+        if request.linearizable:
+            return self._reads.wait(serve)
+        return serve(None)
+
+    def member_add(self, call: UnaryCall, request: MemberAddRequest) -> None:
+        urls = peer_urls(request.peerURLs)
+        if urls is None:
+            return refuse(call, MemberBadURLs())
+        now_s = int(self._configurer.wall_s())
+        id = members.member_id(urls, "", unix_seconds=now_s)
+        member = Member(id, peer_urls=urls, is_learner=request.isLearner)
+
+        def check() -> None:
+            members.check_add(
+                self._members.voters(),
+                is_learner=member.is_learner,
+                health=self._configurer.health,
+            )
+
+        kind = ConfChangeType.ADD_LEARNER_NODE if member.is_learner else ConfChangeType.ADD_NODE
+        added = MemberMessage(ID=id, peerURLs=urls, isLearner=member.is_learner)
+        self._change(
+            call,
+            check,
+            ConfChange(kind, id, members.encode_member(member)),
+            lambda: MemberAddResponse(header=self._header(), member=added, members=self._list()),
+        )
+        return None
+
+    def member_remove(self, call: UnaryCall, request: MemberRemoveRequest) -> None:
+        def check() -> None:
+            members.check_remove(
+                self._members.voters(),
+                request.ID,
+                learners=[m.id for m in self._members.all() if m.is_learner],
+                health=self._configurer.health,
+            )
+
+        self._change(
+            call,
+            check,
+            ConfChange(ConfChangeType.REMOVE_NODE, request.ID),
+            lambda: MemberRemoveResponse(header=self._header(), members=self._list()),
+        )
+
+    def member_update(self, call: UnaryCall, request: MemberUpdateRequest) -> None:
+        member = Member(request.ID, peer_urls=tuple(request.peerURLs))
+        self._change(
+            call,
+            None,
+            ConfChange(ConfChangeType.UPDATE_NODE, request.ID, members.encode_member(member)),
+            lambda: MemberUpdateResponse(header=self._header(), members=self._list()),
+        )
+
+    def member_promote(self, call: UnaryCall, request: MemberPromoteRequest) -> None:
+        # Only the leader knows how far a learner is; forwarding comes with the API issue.
+        if not self._configurer.is_leader:
+            return refuse(call, NotLeader())
+
+        def check() -> None:
+            match_by_id = self._configurer.match_by_id
+            leader_id = self._headers.member_id
+            members.check_learner_ready(request.ID, match_by_id, leader_id=leader_id)
+            if self._configurer.strict_reconfig_check:
+                members.check_promote(self._members.voters())
+
+        change = ConfChange(
+            ConfChangeType.ADD_NODE, request.ID, members.encode_promotion(request.ID)
+        )
+        self._change(
+            call,
+            check,
+            change,
+            lambda: MemberPromoteResponse(header=self._header(), members=self._list()),
+            always_check=True,
+        )
+        return None
+
+    def _change(
+        self,
+        call: UnaryCall,
+        check: Callable[[], None] | None,
+        change: ConfChange,
+        answer: Callable[[], Message],
+        *,
+        always_check: bool = False,
+    ) -> None:
+        if check is not None and (always_check or self._configurer.strict_reconfig_check):
+            try:
+                check()
+            except EtcdError as error:
+                return refuse(call, error)
+
+        def done(result: Message | EtcdError) -> None:
+            if isinstance(result, EtcdError):
+                return refuse(call, result)
+            return call.reply(answer().SerializeToString())
+
+        return self._configurer.configure(change, done)
+
+    def _header(self) -> ResponseHeader:
+        header = ResponseHeader()
+        self._headers.fill_without_revision(header)
+        return header
+
+    def _list(self) -> list[MemberMessage]:
+        return [rpc_member(member) for member in self._members.all()]
+
+
+def peer_urls(given: Sequence[str]) -> tuple[str, ...] | None:
+    """Sorted as etcd sorts them; None unless each is http(s)://host:port or a unix socket."""
+    for url in given:
+        parts = urlsplit(url)
+        try:
+            port = parts.port
+        except ValueError:
+            return None
+        if parts.scheme not in ("http", "https", "unix", "unixs") or parts.path:
+            return None
+        if port is None or parts.hostname is None:
+            return None
+    return tuple(sorted(given)) if given else None

@@ -1,0 +1,154 @@
+"""What a member does by itself, tick by tick: commits, checkpoints, compaction, leases, versions.
+
+Rules. A chore is a slice: it returns to the loop within milliseconds and goes on next time. Lease
+expiry and the cluster version are the leader's; a revoke is proposed only as leader and in the
+term that found the lease expired, so that a leader that was asleep revokes nothing (etcd#15247).
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine
+from typing import Protocol
+
+from google.protobuf.message import Message
+
+from pyetcd.proto.errors import EtcdError
+from pyetcd.proto.raft_internal_pb2 import InternalRaftRequest
+from pyetcd.proto.rpc_pb2 import LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeRequest
+from pyetcd.raft.rawnode import RawNode
+from pyetcd.server.logs import get
+from pyetcd.server.machine import StateMachine
+from pyetcd.server.propose import Proposer
+from pyetcd.server.reads import LinearizableReads
+from pyetcd.store.members import CLUSTER_VERSION_MIN, parse_version
+
+LEASE_INTERVAL_S = 0.5  # etcd: the lessor looks twice a second
+VERSION_INTERVAL_S = 4.0  # etcd: monitorVersionInterval
+CHECKPOINT_LOOK_S = 1.0
+COMPACT_PAUSE_S = 0.01  # etcd: between two batches of a compaction
+PROGRESS_INTERVAL_S = 600.0  # etcd: watch progress notification
+
+
+class Versions(Protocol):
+    """Finds out what the other members run."""
+
+    def __call__(self) -> Coroutine[object, object, str]:
+        """The version that all members can run; empty while one is unknown."""
+
+
+class Chores:
+    """Called after every raft tick; each chore keeps its own time."""
+
+    def __init__(
+        self,
+        *,
+        node: RawNode,
+        machine: StateMachine,
+        proposer: Proposer,
+        reads: LinearizableReads,
+        loop: asyncio.AbstractEventLoop,
+        monotonic_s: Callable[[], float],
+        election_timeout_s: float,
+        versions: Versions,
+        kv_path: str,
+    ) -> None:
+        self._node = node
+        self._machine = machine
+        self._proposer = proposer
+        self._reads = reads
+        self._loop = loop
+        self._monotonic_s = monotonic_s
+        self._election_timeout_s = election_timeout_s
+        self._versions = versions
+        self._wal_path = f"{kv_path}-wal"
+        self._leases_at_s = self._versions_at_s = self._checkpoint_at_s = 0.0
+        self._asking: asyncio.Task[None] | None = None
+        self._compacting: asyncio.TimerHandle | None = None
+        self._log = get("chores")
+        self.lease_expired_total = 0
+
+    def ticked(self) -> None:
+        now_s = self._monotonic_s()
+        self._proposer.expire()
+        self._reads.expire()
+        self._machine.keep_up()
+        self._keep_leases(now_s)
+        if now_s >= self._checkpoint_at_s:
+            self._checkpoint_at_s = now_s + CHECKPOINT_LOOK_S
+            self._machine.checkpoint_if_due(_size_bytes(self._wal_path))
+        if self._node.is_leader and now_s >= self._versions_at_s and self._asking is None:
+            self._versions_at_s = now_s + VERSION_INTERVAL_S
+            self._asking = self._loop.create_task(self._agree_on_version())
+
+    def stop(self) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
+        if self._compacting is not None:
+            self._compacting.cancel()
+
+    # Compaction
+
+    def compact_soon(self) -> None:
+        """A compaction was applied, or one was left unfinished at the last stop."""
+        if self._compacting is None and not self._machine.compaction.is_done:
+            self._compacting = self._loop.call_later(0, self._compact)
+
+    def _compact(self) -> None:
+        self._compacting = None
+        if self._machine.compact_step():
+            self._compacting = self._loop.call_later(COMPACT_PAUSE_S, self._compact)
+
+    # Leases
+
+    def _keep_leases(self, now_s: float) -> None:
+        lessor = self._machine.lessor
+        if not self._node.is_leader:
+            if lessor.is_primary:
+                lessor.demote()
+            return
+        if not lessor.is_primary:
+            # Every entry of earlier terms is applied once one of our own term is (thesis 6.4).
+            if self._machine.applied_term != self._node.term:
+                return
+            lessor.promote(self._election_timeout_s)
+        if now_s < self._leases_at_s:
+            return
+        self._leases_at_s = now_s + LEASE_INTERVAL_S
+        for lease_id in lessor.expired():
+            self.lease_expired_total += 1
+            revoke = InternalRaftRequest(lease_revoke=LeaseRevokeRequest(ID=lease_id))
+            self._proposer.propose_as_leader(revoke, _ignore)
+        due = lessor.due_checkpoints()
+        if due:
+            points = [LeaseCheckpoint(ID=id, remaining_TTL=left_s) for id, left_s in due]
+            request = LeaseCheckpointRequest(checkpoints=points)
+            self._proposer.propose_as_leader(InternalRaftRequest(lease_checkpoint=request), _ignore)
+
+    # The cluster version
+
+    async def _agree_on_version(self) -> None:
+        """Raise the cluster version to what every member can run; it starts at 3.0.0."""
+        try:
+            found = await self._versions()
+            members = self._machine.members
+            now = members.version
+            wanted = found or ("" if now else CLUSTER_VERSION_MIN)
+            if not wanted or (now and parse_version(wanted) <= parse_version(now)):
+                return
+            self._log.info("setting cluster version", cluster_version=wanted)
+            request = InternalRaftRequest()
+            request.cluster_version_set.ver = wanted
+            self._proposer.propose_as_leader(request, _ignore)
+        finally:
+            self._asking = None
+
+
+def _ignore(answer: Message | EtcdError) -> None:
+    """The next round sees whether it worked."""
+
+
+def _size_bytes(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0

@@ -1,0 +1,117 @@
+"""What a member knows of itself and tells: status, health, versions, leadership, quota."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from pyetcd.proto.errors import EtcdError
+from pyetcd.proto.raft_internal_pb2 import InternalRaftRequest
+from pyetcd.proto.rpc_pb2 import AlarmMember, HashKVResponse
+from pyetcd.raft.rawnode import RawNode
+from pyetcd.server.machine import StateMachine
+from pyetcd.server.membership import Membership
+from pyetcd.server.reads import LinearizableReads
+from pyetcd.server.turns import Turns
+from pyetcd.server.version import SERVER_VERSION
+
+DEFRAGMENT_PAGES = 256  # given back in one slice: 1 MiB, some milliseconds
+
+
+class Facts:
+    """Answers for the maintenance and lease services, the quota and the HTTP side."""
+
+    server_version = SERVER_VERSION
+
+    def __init__(
+        self,
+        member_id: int,
+        *,
+        node: RawNode,
+        machine: StateMachine,
+        membership: Membership,
+        turns: Turns,
+        reads: LinearizableReads,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.member_id = member_id
+        self._node = node
+        self._machine = machine
+        self._membership = membership
+        self._turns = turns
+        self._reads = reads
+        self._loop = loop
+
+    # Raft
+
+    @property
+    def leader(self) -> int:
+        return self._node.leader
+
+    @property
+    def has_leader(self) -> bool:
+        return self._node.leader != 0
+
+    @property
+    def is_leader(self) -> bool:
+        return self._node.is_leader
+
+    @property
+    def is_learner(self) -> bool:
+        member = self._machine.members.get(self.member_id)
+        return member is not None and member.is_learner
+
+    @property
+    def committed_index(self) -> int:
+        return self._node.commit
+
+    @property
+    def applied_index(self) -> int:
+        return self._machine.applied_index
+
+    def leader_peer_urls(self) -> Sequence[str]:
+        leader = self._machine.members.get(self._node.leader)
+        return () if leader is None else leader.peer_urls
+
+    def move_leader(self, target: int, done: Callable[[EtcdError | None], None]) -> None:
+        self._membership.move_leader(target, done)
+
+    # The keyspace
+
+    @property
+    def db_size_bytes(self) -> int:
+        return self._machine.backend.size_bytes
+
+    @property
+    def db_size_in_use_bytes(self) -> int:
+        return self._machine.backend.in_use_bytes
+
+    @property
+    def alarms(self) -> list[AlarmMember]:
+        return self._machine.alarms.get()
+
+    def hash_kv(self, revision: int, done: Callable[[HashKVResponse | EtcdError], None]) -> None:
+        self._machine.hash_kv(revision, done)
+
+    def defragment(self, done: Callable[[], None]) -> None:
+        """Give free pages back, a slice at a time: nobody waits for it but the caller."""
+        if self._machine.backend.vacuum_step(DEFRAGMENT_PAGES):
+            self._loop.call_later(0.001, self.defragment, done)
+        else:
+            done()
+
+    # The quota, asked before a write is proposed
+
+    def fits(self, request: InternalRaftRequest) -> bool:
+        return self._machine.applier.fits(request)
+
+    def raise_nospace(self, then: Callable[[], None]) -> None:
+        self._turns.alarm_nospace(then)
+
+    # Versions
+
+    @property
+    def cluster_version(self) -> str:
+        """`not_decided` until the cluster has agreed on one."""
+        return self._machine.members.version or "not_decided"
+
+    def linearizable_read(self, done: Callable[[EtcdError | None], None]) -> None:
+        self._reads.wait(done)

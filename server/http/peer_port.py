@@ -1,0 +1,94 @@
+"""HTTP on the peer port: the raft protocol, and the few questions that members ask each other."""
+
+import asyncio
+import json
+
+from pyetcd.server.api.lease import BODY_BYTES_MAX, INTERNAL_PATH, RENEW_PATH, LeaseApi
+from pyetcd.server.facts import Facts
+from pyetcd.server.peer.inbound import PREFIX, PeerRequests
+from pyetcd.server.peer.transport import PeerTransport
+from pyetcd.server.wire.http1 import BodySink, HttpRequest, HttpResponder, HttpService
+from pyetcd.store.members import Member, Members
+
+_TEXT = {"Content-Type": "text/plain; charset=utf-8", "X-Content-Type-Options": "nosniff"}
+
+
+class PeerPort:
+    """Routes a request by its path."""
+
+    def __init__(
+        self,
+        transport: PeerTransport,
+        facts: Facts,
+        members: Members,
+        lease: LeaseApi,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._raft = PeerRequests(transport)
+        self._facts = facts
+        self._members = members
+        self._lease = lease
+        self._loop = loop
+        self._cluster_header = {"X-Etcd-Cluster-ID": f"{transport.identity.cluster_id:x}"}
+        # Bound: one per request under way, and each connection has one at a time.
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def service(self) -> HttpService:
+        return HttpService(self.handle, body_bytes_max=self._body_bytes_max, sink=self._sink)
+
+    def handle(self, request: HttpRequest, responder: HttpResponder) -> None:
+        path = request.path
+        if path == PREFIX or path.startswith(f"{PREFIX}/"):
+            self._raft.handle(request, responder)
+        elif path in (RENEW_PATH, INTERNAL_PATH):
+            task = self._loop.create_task(self._leases(request, responder))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        elif path not in ("/members", "/version", "/downgrade/enabled"):
+            responder.send(404, _TEXT, b"404 page not found\n")
+        elif request.method not in ("GET", "HEAD"):
+            responder.send(405, {**_TEXT, "Allow": "GET"}, b"Method Not Allowed\n")
+        elif path == "/members":
+            body = json.dumps(
+                [member_fields(member) for member in self._members.all()], separators=(",", ":")
+            )
+            headers = {"Content-Type": "application/json", **self._cluster_header}
+            responder.send(200, headers, body.encode() + b"\n")
+        elif path == "/version":
+            responder.send(200, {"Content-Type": "application/json"}, version_body(self._facts))
+        else:
+            enabled = b"true" if self._members.downgrade.enabled else b"false"
+            responder.send(200, {"Content-Type": "text/plain", **self._cluster_header}, enabled)
+
+    async def _leases(self, request: HttpRequest, responder: HttpResponder) -> None:
+        if request.method != "POST":
+            return responder.send(405, {**_TEXT, "Allow": "POST"}, b"Method Not Allowed\n")
+        status, body = await self._lease.handle_leases(request.path, request.body)
+        headers = {"Content-Type": "application/protobuf"} if status == 200 else _TEXT
+        return responder.send(status, headers, body)
+
+    def _body_bytes_max(self, path: str) -> int:
+        if path == PREFIX or path.startswith(f"{PREFIX}/"):
+            return self._raft.body_bytes_max(path)
+        return BODY_BYTES_MAX
+
+    def _sink(self, request: HttpRequest, responder: HttpResponder) -> BodySink | None:
+        return self._raft.sink(request, responder)
+
+
+def version_body(facts: Facts) -> bytes:
+    """What /version answers, on either port."""
+    versions = {"etcdserver": facts.server_version, "etcdcluster": facts.cluster_version}
+    return json.dumps(versions, separators=(",", ":")).encode()
+
+
+def member_fields(member: Member) -> dict[str, object]:
+    """A member as Go's JSON shows it."""
+    fields: dict[str, object] = {"id": member.id, "peerURLs": list(member.peer_urls)}
+    if member.is_learner:
+        fields["isLearner"] = True
+    if member.name:
+        fields["name"] = member.name
+    if member.client_urls:
+        fields["clientURLs"] = list(member.client_urls)
+    return fields

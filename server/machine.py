@@ -1,0 +1,295 @@
+"""The state machine of one member: every store part over one kv.db, and when it commits.
+
+No asyncio and no clock of its own: the driver calls `keep_up` every tick, and long jobs go to the
+`run` that was handed in (threads in the server, at once in the simulator).
+
+Rules. Applied entries are in SQLite's open transaction at once and committed in batches, by time and
+by size, always with the index, term and chained CRC of the last applied entry. A commit survives a
+killed process; what survives a power cut is the last checkpoint, and the log is cut only below it.
+The latest `CATCHUP_ENTRIES` entries stay in the log for followers that are a little behind.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Protocol, TypeVar
+
+from pyetcd.proto.errors import EtcdError
+from pyetcd.proto.rpc_pb2 import (
+    HashKVResponse,
+    RangeRequest,
+    RangeResponse,
+    TxnRequest,
+    TxnResponse,
+)
+from pyetcd.raft.codec import decode_conf_state, encode_conf_state
+from pyetcd.raft.types import ConfChange, ConfState, Entry, Snapshot, SnapshotMeta
+from pyetcd.store import compact, db, snapshot, txn
+from pyetcd.store.alarms import Alarms
+from pyetcd.store.apply import Applied, Applier
+from pyetcd.store.backend import Backend
+from pyetcd.store.compact import CompactionJob
+from pyetcd.store.lease import Lessor
+from pyetcd.store.members import Members
+from pyetcd.store.mvcc import Keyspace
+from pyetcd.store.wal import Wal
+from pyetcd.store.watch import WatchHub
+
+COMMIT_INTERVAL_S = 0.1  # etcd: backend-batch-interval
+COMMIT_CHANGES_MAX = 10_000  # etcd: backend-batch-limit
+CATCHUP_ENTRIES = 5_000  # etcd: DefaultSnapshotCatchUpEntries
+# The write-ahead file of kv.db is checkpointed away beyond this size, whatever the log holds.
+WAL_BYTES_MAX = 64 << 20
+
+_CONF_STATE = "conf_state"  # the row of kv.db's meta table
+
+T = TypeVar("T")
+
+
+class Run(Protocol):
+    """Runs a job beside the loop and calls back in it."""
+
+    def __call__(self, job: Callable[[], T], done: Callable[[T | EtcdError], None]) -> None: ...
+
+
+class StateMachine:
+    """What the log has made so far, and the ways to read it."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        wal: Wal,
+        *,
+        member_id: int,
+        monotonic_s: Callable[[], float],
+        lease_ttl_min_s: int,
+        quota_bytes: int,
+        snapshot_count: int,
+        run: Run,
+        quiesce: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self.backend = backend
+        self.wal = wal
+        self.keyspace = Keyspace(backend)
+        self.members = Members(backend)
+        self.lessor = Lessor(backend, monotonic_s, ttl_min_s=lease_ttl_min_s)
+        self.alarms = Alarms(backend)
+        self.hub = WatchHub(self.keyspace)
+        self.applier = Applier(
+            keyspace=self.keyspace,
+            lessor=self.lessor,
+            members=self.members,
+            alarms=self.alarms,
+            hub=self.hub,
+            quota_bytes=quota_bytes,
+        )
+        self.compaction = CompactionJob(self.keyspace)
+        self.applied_index = backend.applied_index
+        self.applied_term = backend.applied_term
+        self.checkpoints_total = 0
+        self.membership_changed = True  # told to the transport after the batch
+        self._monotonic_s = monotonic_s
+        self._snapshot_count = snapshot_count
+        self._run = run
+        self._quiesce = quiesce
+        self._committed_at_s = monotonic_s()
+        # Where the last checkpoint was; a start makes one, see member.py.
+        self._durable_index = backend.applied_index
+        self._checkpointing = False
+        self._compaction_waiters: list[Callable[[], None]] = []
+        # Configurations by the index that made them, so that a checkpoint finds its own.
+        self._conf_states: list[tuple[int, ConfState]] = [(0, load_conf_state(backend))]
+
+    # What the replica calls
+
+    @property
+    def conf_state(self) -> ConfState:
+        return self._conf_states[-1][1]
+
+    def apply(self, entry: Entry) -> Applied:
+        return self.applier.apply(entry)
+
+    def apply_conf_change(self, entry: Entry, change: ConfChange) -> tuple[Applied, bool]:
+        self.membership_changed = True
+        return self.applier.apply_conf_change(entry, change)
+
+    def set_conf_state(self, index: int, conf_state: ConfState) -> None:
+        self._conf_states.append((index, conf_state))
+        self.backend.meta_put(_CONF_STATE, encode_conf_state(conf_state))
+
+    def set_applied(self, index: int, term: int) -> None:
+        """The last entry of a batch; `commit` writes it with the batch's changes."""
+        self.applied_index = index
+        self.applied_term = term
+
+    def install(self, received: Snapshot) -> None:
+        """Replace kv.db by the kept file of this snapshot and read everything from it."""
+        index = received.meta.index
+        with self._quiesce():  # a checkpoint or a reader in a thread has the old file open
+            self.backend.close()
+            snapshot.install(snapshot.kept_path(self.backend.path, index), self.backend.path)
+            self.backend.reopen()
+        self.applier.reload()
+        self.compaction = CompactionJob(self.keyspace)
+        assert self.backend.applied_index == index, (self.backend.applied_index, index)
+        self.set_applied(index, received.meta.term)
+        self.membership_changed = True
+        self._conf_states.clear()
+        self.set_conf_state(index, received.meta.conf_state)
+        self._durable_index = index
+
+    # Durability
+
+    def commit(self) -> None:
+        """Write what was applied, with how far that is."""
+        mark = self.wal.watermark(self.applied_index)
+        self.backend.set_applied(mark.index, mark.term, log_crc=mark.crc)
+        self.backend.commit()
+        self._committed_at_s = self._monotonic_s()
+
+    def keep_up(self) -> None:
+        """Called every tick and after large batches: commit when it is time to."""
+        pending = self.backend.pending
+        if not pending:
+            return
+        due_s = self._committed_at_s + COMMIT_INTERVAL_S
+        if pending >= COMMIT_CHANGES_MAX or self._monotonic_s() >= due_s:
+            self.commit()
+
+    def checkpoint_if_due(self, wal_bytes: int) -> None:
+        """`wal_bytes`: the size of kv.db's write-ahead file."""
+        behind = self.applied_index - self._durable_index
+        if behind >= self._snapshot_count or wal_bytes > WAL_BYTES_MAX:
+            self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """Make the keyspace durable in a thread, then let go of what the log no longer needs."""
+        if self._checkpointing:
+            return
+        self._checkpointing = True
+        self.commit()
+        self._run(self.backend.checkpoint, self._checkpointed)
+
+    def _checkpointed(self, index: int | None | EtcdError) -> None:
+        self._checkpointing = False
+        if not isinstance(index, int) or index <= self._durable_index:
+            return  # a reader was in the way, or a snapshot was installed: next time
+        self._durable_index = index
+        self.checkpoints_total += 1
+        states = self._conf_states
+        while len(states) > 1 and states[1][0] <= index:
+            del states[0]
+        self.wal.save_snapshot_meta(SnapshotMeta(index, self.wal.term(index), states[0][1]))
+        self.wal.compact(index - CATCHUP_ENTRIES)
+
+    # Reading
+
+    @property
+    def revision(self) -> int:
+        return self.keyspace.revision
+
+    def range(self, request: RangeRequest) -> RangeResponse:
+        return txn.apply_range(self.keyspace, request)
+
+    def read_txn(self, request: TxnRequest) -> TxnResponse:
+        return txn.apply_txn(self.keyspace, self.lessor, request)
+
+    def exceeds(self, request: RangeRequest, keys_max: int) -> bool:
+        """Whether more than keys_max keys would be read; a sorted read looks at all of them."""
+        plain = not (request.sort_order or request.sort_target or _is_filtered(request))
+        if plain and 0 < request.limit <= keys_max:
+            return False
+        history = self.keyspace.history
+        return history.exceeds(request.key, request.range_end, keys_max)
+
+    def range_in_thread(
+        self, request: RangeRequest, done: Callable[[RangeResponse | EtcdError], None]
+    ) -> None:
+        """The answer is that of now, from a reader of the committed state."""
+        self.commit()
+        revision, backend = self.keyspace.revision, self.backend
+
+        def job() -> RangeResponse:
+            reader = backend.reader()
+            try:
+                return txn.read_range_on(reader, request, revision)
+            finally:
+                reader.close()
+
+        self._run(job, done)
+
+    def hash_kv(self, revision: int, done: Callable[[HashKVResponse | EtcdError], None]) -> None:
+        """In a thread: it reads every revision there is."""
+        self.commit()
+        backend = self.backend
+
+        def job() -> HashKVResponse:
+            reader = backend.reader()
+            try:
+                found = compact.hash_on(reader, revision)
+            finally:
+                reader.close()
+            answer = HashKVResponse(
+                hash=found.hash,
+                compact_revision=found.compact_revision,
+                hash_revision=found.revision,
+            )
+            answer.header.revision = found.current_revision
+            return answer
+
+        self._run(job, done)
+
+    # Compaction
+
+    def when_compacted(self, done: Callable[[], None]) -> None:
+        """Call back once every compaction so far is finished on disk."""
+        if self.compaction.is_done:
+            self.commit()
+            return done()
+        self._compaction_waiters.append(done)
+        return None
+
+    def compact_step(self) -> bool:
+        """One slice of the physical compaction; whether there is more."""
+        more = self.compaction.step()
+        if not more and self._compaction_waiters:
+            self.commit()  # a crash must not bring back what the caller was told is gone
+            waiters, self._compaction_waiters = self._compaction_waiters, []
+            for done in waiters:
+                done()
+        return more
+
+    def close(self) -> None:
+        """Write what was applied and close the file."""
+        self.commit()
+        self.backend.close()
+
+
+def load_conf_state(backend: Backend) -> ConfState:
+    """The raft configuration at the backend's applied index."""
+    data = backend.meta_get(_CONF_STATE)
+    return decode_conf_state(data) if isinstance(data, bytes) else ConfState()
+
+
+def read_meta(path: str) -> SnapshotMeta:
+    """What a copy of the keyspace file says of itself: its applied index, term, configuration."""
+    reader = db.open_reader(path)
+    try:
+        rows = dict(reader.execute("SELECT key, value FROM meta").fetchall())
+    finally:
+        reader.close()
+    conf_state = rows[_CONF_STATE]
+    assert isinstance(conf_state, bytes)
+    return SnapshotMeta(
+        int(str(rows["applied_index"])),
+        int(str(rows["applied_term"])),
+        decode_conf_state(conf_state),
+    )
+
+
+def _is_filtered(request: RangeRequest) -> bool:
+    return bool(
+        request.min_mod_revision
+        or request.max_mod_revision
+        or request.min_create_revision
+        or request.max_create_revision
+    )

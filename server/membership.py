@@ -1,0 +1,179 @@
+"""This member's dealings with the others: configuration changes, peers, leader transfer.
+
+The membership itself is state (store/members.py). Here it takes effect: the transport follows it, a
+removed member stops, and what the API wants changed is checked, proposed and answered.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from google.protobuf.message import Message as ProtoMessage
+
+from pyetcd.proto.errors import BadLeaderTransferee, Code, EtcdError, RpcError, Unhealthy
+from pyetcd.raft.types import ConfChange, Message, ProposalDropped
+from pyetcd.server.loop import Driver
+from pyetcd.server.peer.transport import PeerTransport
+from pyetcd.server.propose import Proposer
+from pyetcd.store.members import Health, Members
+
+HEALTH_INTERVAL_S = 5.0  # etcd: HealthInterval, how long a peer must have been connected
+TRANSFER_TIMEOUT = RpcError(
+    Code.UNKNOWN, "etcdserver: request timed out, leader transfer took too long"
+)
+DROPPED = RpcError(Code.UNKNOWN, "raft proposal dropped")
+
+
+class Clock(Protocol):
+    def monotonic_s(self) -> float: ...
+
+    def wall_s(self) -> float: ...
+
+
+class Membership:
+    """Implements the transport's RaftHandler and the cluster API's Configurer."""
+
+    driver: Driver
+    proposer: Proposer
+    transport: PeerTransport
+
+    def __init__(
+        self,
+        *,
+        member_id: int,
+        members: Members,
+        clock: Clock,
+        timeout_s: float,
+        strict_reconfig_check: bool,
+        removed: Callable[[], None],
+    ) -> None:
+        self.strict_reconfig_check = strict_reconfig_check
+        self._member_id = member_id
+        self._members = members
+        self._clock = clock
+        self._timeout_s = timeout_s
+        self._removed = removed
+        self._transfers: list[tuple[int, float, Callable[[EtcdError | None], None]]] = []
+
+    def bind(self, driver: Driver, proposer: Proposer, transport: PeerTransport) -> None:
+        """All three need this object to be made first."""
+        self.driver = driver
+        self.proposer = proposer
+        self.transport = transport
+
+    # The transport's RaftHandler
+
+    def process(self, message: Message) -> None:
+        self.driver.receive(message)
+
+    def is_removed(self, id: int) -> bool:
+        return self._members.is_removed(id)
+
+    def report_unreachable(self, id: int) -> None:
+        self.driver.replica.node.report_unreachable(id)
+
+    def report_snapshot(self, id: int, *, ok: bool) -> None:
+        self.driver.replica.node.report_snapshot(id, ok=ok)
+        self.driver.wake()
+
+    def snapshot_received(self, message: Message, path: str) -> None:
+        self.driver.receive(message)
+
+    def local_removed(self) -> None:
+        self._removed()
+
+    # The membership has changed
+
+    def changed(self) -> None:
+        """Make the transport know exactly the other members."""
+        if self._members.is_removed(self._member_id):
+            return self._removed()
+        wanted = {m.id: m for m in self._members.all() if m.id != self._member_id}
+        for id in self.transport.peer_ids:
+            if id not in wanted:
+                self.transport.remove_peer(id)
+        for id, member in wanted.items():
+            self.transport.add_peer(id, member.peer_urls)
+            self.transport.update_peer(id, member.peer_urls)
+        return None
+
+    # The cluster API's Configurer
+
+    @property
+    def is_leader(self) -> bool:
+        return self.driver.replica.node.is_leader
+
+    @property
+    def health(self) -> Health:
+        now_s = self._clock.monotonic_s()
+        since = {id: self.transport.active_since(id) for id in self.transport.peer_ids}
+        return Health(
+            self._member_id,
+            active=frozenset(id for id, at_s in since.items() if at_s is not None),
+            steady=frozenset(
+                id
+                for id, at_s in since.items()
+                if at_s is not None and now_s - at_s >= HEALTH_INTERVAL_S
+            ),
+        )
+
+    @property
+    def match_by_id(self) -> dict[int, int]:
+        progress = self.driver.replica.node.status().progress
+        return {id: view.match for id, view in progress.items()}
+
+    def wall_s(self) -> float:
+        return self._clock.wall_s()
+
+    def configure(
+        self, change: ConfChange, done: Callable[[ProtoMessage | EtcdError], None]
+    ) -> None:
+        id = self.proposer.next_id()
+        self.proposer.await_id(id, done)
+        numbered = ConfChange(change.type, change.node_id, change.context, id)
+        try:
+            self.driver.propose_conf_change(numbered)
+        except ProposalDropped:
+            self.proposer.resolve(id, DROPPED)
+
+    # Leader transfer
+
+    def move_leader(self, target: int, done: Callable[[EtcdError | None], None]) -> None:
+        """`done(None)` once `target` leads."""
+        member = self._members.get(target)
+        if member is None or member.is_learner:
+            return done(BadLeaderTransferee())
+        deadline_s = self._clock.monotonic_s() + self._timeout_s
+        self._transfers.append((target, deadline_s, done))
+        self.driver.replica.node.transfer_leader(target)
+        self.driver.wake()
+        return self.leader_changed(self.driver.replica.node.leader)
+
+    def hand_over(self, done: Callable[[EtcdError | None], None]) -> None:
+        """Before a stop: give the lead to the voter that has been connected for longest."""
+        if not self.is_leader:
+            return done(None)
+        voters = [m.id for m in self._members.voters() if m.id != self._member_id]
+        if not voters:
+            return done(None)
+        since = {id: self.transport.active_since(id) for id in voters}
+        connected = [(at_s, id) for id, at_s in since.items() if at_s is not None]
+        if not connected:
+            return done(Unhealthy())
+        return self.move_leader(min(connected)[1], done)
+
+    def leader_changed(self, leader: int) -> None:
+        waiting, self._transfers = self._transfers, []
+        for target, deadline_s, done in waiting:
+            if target == leader:
+                done(None)
+            else:
+                self._transfers.append((target, deadline_s, done))
+
+    def ticked(self) -> None:
+        now_s = self._clock.monotonic_s()
+        waiting, self._transfers = self._transfers, []
+        for target, deadline_s, done in waiting:
+            if deadline_s <= now_s:
+                done(TRANSFER_TIMEOUT)
+            else:
+                self._transfers.append((target, deadline_s, done))

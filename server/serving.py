@@ -1,0 +1,177 @@
+"""What a member serves: the gRPC services and HTTP on the client port, the peer protocol on the other.
+
+Here stand the dispatch tables. A path that is in proto/services.py and in no table below is one that
+a later version will have; it is answered with "unimplemented", as gRPC answers any unknown method.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from pyetcd.proto.services import METHODS
+from pyetcd.server.api import health
+from pyetcd.server.api.base import Headers
+from pyetcd.server.api.cluster import ClusterApi
+from pyetcd.server.api.guard import LeaderGuard
+from pyetcd.server.api.kv import KvApi
+from pyetcd.server.api.lease import LeaseApi
+from pyetcd.server.api.maintenance import MaintenanceApi
+from pyetcd.server.api.watch import WatchApi
+from pyetcd.server.config import Config
+from pyetcd.server.facts import Facts
+from pyetcd.server.http.client_port import client_service
+from pyetcd.server.http.peer_port import PeerPort
+from pyetcd.server.listen import Listener
+from pyetcd.server.machine import StateMachine
+from pyetcd.server.membership import Membership
+from pyetcd.server.peer.client import Unreachable
+from pyetcd.server.peer.transport import PeerTransport
+from pyetcd.server.propose import Proposer
+from pyetcd.server.reads import LinearizableReads
+from pyetcd.server.startup import Bound
+from pyetcd.server.wire.grpc import Dispatcher
+from pyetcd.server.wire.limits import Limits
+
+GRPC_OVERHEAD_BYTES = 512 * 1024  # etcd: grpcOverheadBytes, on top of --max-request-bytes
+LEASE_POST_BYTES_MAX = 64 * 1024
+
+
+class Serving:
+    """The two listeners of a member and what is behind them."""
+
+    def __init__(
+        self,
+        config: Config,
+        clients: list[Bound],
+        peers: list[Bound],
+        *,
+        headers: Headers,
+        facts: Facts,
+        guard: LeaderGuard,
+        machine: StateMachine,
+        proposer: Proposer,
+        reads: LinearizableReads,
+        membership: Membership,
+        transport: PeerTransport,
+        loop: asyncio.AbstractEventLoop,
+        fatal: Callable[[BaseException], None],
+    ) -> None:
+        self._clients = clients
+        self._peers = peers
+        self._transport = transport
+        self.kv = KvApi(
+            headers=headers,
+            proposer=proposer,
+            reads=reads,
+            store=machine,
+            quota=facts,
+            txn_ops_max=config.max_txn_ops,
+        )
+        self.watch = WatchApi(
+            machine.hub,
+            headers,
+            guard=guard,
+            loop=loop,
+            fatal=fatal,
+            request_bytes_max=config.max_request_bytes,
+            progress_interval_s=config.watch_progress_interval_s,
+        )
+        self.lease = LeaseApi(
+            headers=headers,
+            proposer=proposer,
+            reads=reads,
+            lessor=machine.lessor,
+            leadership=facts,
+            guard=guard,
+            post=self._post,
+            loop=loop,
+            timeout_s=config.request_timeout_s,
+        )
+        self.cluster = ClusterApi(
+            headers=headers,
+            reads=reads,
+            members=machine.members,
+            configurer=membership,
+        )
+        self.maintenance = MaintenanceApi(headers=headers, proposer=proposer, member=facts)
+        limits = Limits(
+            request_bytes_max=config.max_request_bytes + GRPC_OVERHEAD_BYTES,
+            keepalive_interval_s=config.grpc_keepalive_interval_s,
+            keepalive_timeout_s=config.grpc_keepalive_timeout_s,
+            keepalive_min_time_s=config.grpc_keepalive_min_time_s,
+        )
+        self.client_listener = Listener(
+            self._dispatcher(), client_service(facts), limits, on_bug=fatal
+        )
+        # etcd 3.5 answers gRPC on the peer port, too; nothing uses it and 3.6 took it away.
+        self.peer_listener = Listener(
+            None,
+            PeerPort(transport, facts, machine.members, self.lease, loop).service(),
+            on_bug=fatal,
+        )
+
+    def _dispatcher(self) -> Dispatcher:
+        kv, lease, cluster, maintenance = self.kv, self.lease, self.cluster, self.maintenance
+        unary: dict[str, Any] = {  # Any: each handler takes the request class of its own method
+            "/etcdserverpb.KV/Range": kv.range,
+            "/etcdserverpb.KV/Put": kv.put,
+            "/etcdserverpb.KV/DeleteRange": kv.delete_range,
+            "/etcdserverpb.KV/Txn": kv.txn,
+            "/etcdserverpb.KV/Compact": kv.compact,
+            "/etcdserverpb.Lease/LeaseGrant": lease.lease_grant,
+            "/etcdserverpb.Lease/LeaseRevoke": lease.lease_revoke,
+            "/etcdserverpb.Lease/LeaseTimeToLive": lease.lease_time_to_live,
+            "/etcdserverpb.Lease/LeaseLeases": lease.lease_leases,
+            "/etcdserverpb.Cluster/MemberList": cluster.member_list,
+            "/etcdserverpb.Cluster/MemberAdd": cluster.member_add,
+            "/etcdserverpb.Cluster/MemberRemove": cluster.member_remove,
+            "/etcdserverpb.Cluster/MemberUpdate": cluster.member_update,
+            "/etcdserverpb.Cluster/MemberPromote": cluster.member_promote,
+            "/etcdserverpb.Maintenance/Status": maintenance.status,
+            "/etcdserverpb.Maintenance/HashKV": maintenance.hash_kv,
+            "/etcdserverpb.Maintenance/Alarm": maintenance.alarm,
+            "/etcdserverpb.Maintenance/MoveLeader": maintenance.move_leader,
+            "/etcdserverpb.Maintenance/Defragment": maintenance.defragment,
+            "/grpc.health.v1.Health/Check": health.check,
+        }
+        streams = {
+            "/etcdserverpb.Watch/Watch": self.watch.watch,
+            "/etcdserverpb.Lease/LeaseKeepAlive": lease.lease_keep_alive,
+            "/grpc.health.v1.Health/Watch": health.watch,
+        }
+        return Dispatcher(
+            {path: (METHODS[path].request, handler) for path, handler in unary.items()},
+            {path: (METHODS[path].request, handler) for path, handler in streams.items()},
+        )
+
+    async def _post(self, url: str, body: bytes) -> tuple[int, bytes]:
+        """Ask another member over its peer port; status 0 when it does not answer."""
+        base, slash, path = url.partition("/leases")
+        try:
+            answer = await self._transport.client.request(
+                "POST",
+                base,
+                slash + path,
+                headers={"Content-Type": "application/protobuf"},
+                timeout_s=1.0,
+                body=body,
+                body_bytes_max=LEASE_POST_BYTES_MAX,
+            )
+        except (Unreachable, OSError):
+            return 0, b""
+        return answer.status, answer.body
+
+    async def start_peers(self) -> None:
+        for bound in self._peers:
+            await self.peer_listener.start(sock=bound.socket)
+
+    async def start_clients(self) -> None:
+        for bound in self._clients:
+            await self.client_listener.start(sock=bound.socket)
+
+    async def stop(self, grace_s: float) -> None:
+        """Clients first: what they still have under way needs the peers."""
+        await self.client_listener.stop(grace_s)
+        await self.peer_listener.stop(0.0)
+        for bound in (*self._clients, *self._peers):
+            bound.socket.close()

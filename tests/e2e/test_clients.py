@@ -1,0 +1,43 @@
+"""Real clients over h2c, each in a process of its own: grpcio, aetcd, etcd-client-py, etcdctl."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+CLIENTS = Path(__file__).parent / "clients"
+
+
+@pytest.mark.parametrize("program", ["etcd", "pyetcd"])  # etcd first: it judges the scripts
+def test_clients(machine, program):
+    node = machine.single(program)
+    host, port = node.endpoint.split(":")
+    for script, arguments in (
+        ("use_grpcio.py", [node.endpoint]),
+        ("use_aetcd.py", [host, port]),
+        ("use_rust.py", [f"http://{node.endpoint}"]),
+    ):
+        done = machine.run(sys.executable, str(CLIENTS / script), *arguments, check=False)
+        assert done.stdout == "ok\n", (script, done.stderr)
+
+
+def test_etcdctl(machine):
+    node = machine.single()
+
+    def etcdctl(*argv, stdin=""):
+        return machine.run(
+            machine.etcdctl, "--endpoints", node.endpoint, *argv, stdin=stdin, ETCDCTL_API="3"
+        ).stdout
+
+    assert etcdctl("put", "k", "v1") == "OK\n"
+    assert etcdctl("txn", stdin='value("k") = "v1"\n\nput k v2\nget k\n\nput k no\n\n') == (
+        "SUCCESS\n\nOK\n\nk\nv2\n"
+    )
+    granted = etcdctl("lease", "grant", "60")
+    lease = granted.split()[1]
+    assert granted == f"lease {lease} granted with TTL(60s)\n"
+    assert etcdctl("lease", "keep-alive", "--once", lease) == f"lease {lease} keepalived with TTL(60)\n"
+    assert etcdctl("endpoint", "health") != ""
+    assert "127.0.0.1" in etcdctl("endpoint", "status")
+    assert etcdctl("endpoint", "hashkv").startswith(node.endpoint)
+    assert etcdctl("compaction", "2") == "compacted revision 2\n"
