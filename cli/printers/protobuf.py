@@ -1,0 +1,54 @@
+"""The answer as it came: the marshalled message, with no newline."""
+
+from google.protobuf.message import Message
+
+from pyetcd.cli.printers.base import About, Display, TimeToLive
+from pyetcd.proto import rpc_pb2 as rpc
+
+
+def _message(display: Display, message: Message) -> None:
+    display.context.write(message.SerializeToString())
+
+
+def _about(display: Display, about: About[Message]) -> None:
+    _message(display, about.message)
+
+
+def _header(
+    display: Display,
+    answer: rpc.LeaseGrantResponse | rpc.LeaseKeepAliveResponse | rpc.LeaseLeasesResponse,
+) -> None:
+    """clientv3's lease structs marshal as the header that they embed."""
+    _message(display, answer.header)
+
+
+def _time_to_live(display: Display, result: TimeToLive) -> None:
+    _message(display, result.message.header)
+
+
+def _revoke(display: Display, about: About[rpc.LeaseRevokeResponse]) -> None:
+    header = about.message.header
+    text = str(header).replace("\n", " ")
+    raise display.context.fail(
+        4, f"marshal unsupported for type clientv3.LeaseRevokeResponse ({{{text}}})"
+    )
+
+
+PRINTERS = {
+    "put": _message,
+    "get": _message,
+    "delete": _message,
+    "txn": _message,
+    "watch": _message,
+    "grant": _header,
+    "revoke": _revoke,
+    "keep_alive": _header,
+    "time_to_live": _time_to_live,
+    "leases": _header,
+    "member_add": _about,
+    "member_remove": _about,
+    "member_update": _about,
+    "member_list": _message,
+    "alarm": _message,
+    "move_leader": _about,
+}
