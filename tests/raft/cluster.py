@@ -119,6 +119,7 @@ class Cluster:
         member = self.members[node]
         assert member.outstanding is None
         ready = member.outstanding = member.node.ready()
+        self.verify(node)
         self.send(ready.messages)
         return ready
 

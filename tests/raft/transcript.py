@@ -13,9 +13,11 @@ anew: commit it only when every changed line is understood.
 Commands (nodes are numbers, A->B is a direction):
     nodes 1,2,3 [learners=4] [add=1,2] [start=INDEX/TERM] [OPTION=VALUE ...]
                                    make nodes; options are fields of raft.core.Config
+    unchecked                      no invariants: parts of the cluster are only told about
     option NODE OPTION=VALUE       for a node's next restart
     timeout NODE N                 its next randomised timeouts are election_ticks + N
-    campaign, tick NODE [N]        N ticks, each with its Ready done if "tick NODE N run"
+    campaign NODE, elect NODE      elect: until the node leads, its first appends not sent yet
+    tick NODE [N]                  N ticks; "tick NODE N run" runs the cluster after each
     propose NODE DATA ...          one batch; "size:N" is a payload of N bytes
     change NODE CHANGE ... [v2|implicit|explicit]   +4 add, -4 remove, l4 learner, leave
     read NODE CONTEXT, transfer NODE TO, unreachable NODE PEER, report NODE PEER ok|failed
@@ -26,9 +28,13 @@ Commands (nodes are numbers, A->B is a direction):
     cut NODE ..., cut A->B, heal   break connections; heal mends them all
     run [NODE ...]                 Readys and deliveries until nothing is left to do
     quiet COMMAND ...              the same without output
-    crash NODE, restart NODE, lose NODE INDEX       lose: the disk forgets all after INDEX
+    crash NODE, restart NODE
+    lose NODE INDEX                the disk forgets all after INDEX; lose-entries: not the commit
+    forget-commit NODE             the stored commit index is 0
+    refuse [NODE ...]              the application refuses changes of these nodes
     snapshot NODE, compact NODE INDEX, snapshots NODE ready|pending
     step NODE TYPE from=N [term=N index=N log_term=N commit=N reject entries=N/T,... context=X]
+    step-snapshot NODE from=N term=N snapshot=INDEX/TERM voters=N,... [learners=N,...]
     status NODE, log NODE, state, applied, reads NODE, network
 """
 
@@ -38,8 +44,12 @@ from pathlib import Path
 from typing import Any
 
 from pyetcd.raft.codec import decode_message, encode_message
-from pyetcd.raft.describe import describe_conf_state, describe_entry, describe_message
-from pyetcd.raft.describe import describe_ready
+from pyetcd.raft.describe import (
+    describe_conf_state,
+    describe_entry,
+    describe_message,
+    describe_ready,
+)
 from pyetcd.raft.types import (
     ConfChange,
     ConfChangeSingle,
@@ -104,6 +114,8 @@ class Player:
             command(*args)
         except RaftError as error:
             self.say(f"{type(error).__name__}: {error}")
+        for member in self.cluster.up():
+            self.cluster.verify(member.id)
         self.out += self.cluster.events
         self.cluster.events.clear()
         return [] if quiet else self.out
@@ -126,6 +138,9 @@ class Player:
         for node in added:
             self.cluster.add(node, conf, snapshot=snapshot, **options)
 
+    def do_unchecked(self) -> None:
+        self.cluster.check_each = False
+
     def do_option(self, node: str, *words: str) -> None:
         self.cluster.members[int(node)].options |= _options(words)[1]
 
@@ -136,6 +151,22 @@ class Player:
 
     def do_campaign(self, node: str) -> None:
         self.cluster[int(node)].campaign()
+
+    def do_elect(self, node: str) -> None:
+        me = int(node)
+        self.cluster[me].campaign()
+        others = [f"{me}->{other}" for other in self.cluster.members]
+        answers = [f"{other}->{me}" for other in self.cluster.members]
+        for _ in range(4):
+            if self.cluster[me].is_leader:
+                return
+            if self.cluster[me].has_ready():
+                self.do_ready(node)
+            self.do_deliver(*others)
+            for member in self.cluster.up():
+                if member.id != me and member.node.has_ready():
+                    self.do_ready(str(member.id))
+            self.do_deliver(*answers)
 
     def do_tick(self, node: str, count: str = "1", run: str = "") -> None:
         for _ in range(int(count)):
@@ -186,6 +217,16 @@ class Player:
         self.cluster.members[int(node)].node.step(message)
         self.cluster.verify(int(node))
 
+    def do_step_snapshot(self, node: str, *words: str) -> None:
+        _, options = _options(words)
+        index, term = map(int, str(options["snapshot"]).split("/"))
+        conf = ConfState(_ids(str(options["voters"])), _ids(str(options.get("learners", ""))))
+        data = b"\n".join(b"s%d" % n for n in range(1, index + 1))
+        snapshot = Snapshot(SnapshotMeta(index, term, conf), data)
+        message = Message(MsgType.SNAP, int(node), int(options["from"]), int(options["term"]))
+        message.snapshot = snapshot
+        self.cluster.members[int(node)].node.step(message)
+
     # Readys.
 
     def do_begin(self, node: str) -> None:
@@ -205,6 +246,7 @@ class Player:
     # The network.
 
     def do_deliver(self, *routes: str) -> None:
+        self._keep_aside()
         chosen = [message for message in self.cluster.network if _on(message, routes)]
         self.cluster.network = [m for m in self.cluster.network if not _on(m, routes)]
         self._deliver(chosen)
@@ -276,7 +318,8 @@ class Player:
         self.cluster.crash(int(node))
 
     def do_restart(self, node: str) -> None:
-        self.cluster.crash(int(node))
+        if self.cluster.members[int(node)].up:
+            self.cluster.crash(int(node))
         self.cluster.restart(int(node))
 
     def do_lose(self, node: str, index: str) -> None:
@@ -287,6 +330,22 @@ class Player:
         hard = member.storage.hard_state
         member.storage.hard_state = type(hard)(hard.term, hard.vote, min(hard.commit, int(index)))
         self.cluster.verify(int(node))
+
+    def do_lose_entries(self, node: str, index: str) -> None:
+        """Unlike lose, the commit index survives."""
+        member = self.cluster.members[int(node)]
+        member.trusted = False
+        member.storage._entries = member.storage._entries[: int(index) - member.storage._offset]
+
+    def do_forget_commit(self, node: str) -> None:
+        """The commit index was never stored."""
+        storage = self.cluster.members[int(node)].storage
+        hard = storage.hard_state
+        storage.hard_state = type(hard)(hard.term, hard.vote, 0)
+
+    def do_refuse(self, *nodes: str) -> None:
+        refused = {int(node) for node in nodes}
+        self.cluster.refuse_change = lambda change: change.node_id in refused
 
     def do_snapshot(self, node: str) -> None:
         self.cluster.snapshot(int(node))
