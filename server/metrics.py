@@ -226,7 +226,7 @@ class Metrics:
         if name in self._read:
             return self._read[name]()
         if name == "os_fd_limit":
-            return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+            return file_limit()
         if name == "os_fd_used":
             return _open_files()
         return 0.0
@@ -345,6 +345,16 @@ def _labels_text(labels: Iterable[tuple[str, str]]) -> str:
 
 def _escape(value: str) -> str:
     return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
+def file_limit() -> int:
+    """Most open files of this process."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def resident_bytes_max() -> int:
+    """The most memory this process has had so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _open_files() -> float:

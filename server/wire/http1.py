@@ -72,7 +72,16 @@ class HttpService:
 class HttpResponder:
     """The answer to one request: `send` at once, or `start`, `write` ..., `end`."""
 
-    __slots__ = ("_chunked", "_connection", "_ended", "_silent", "on_close", "on_drain", "request")
+    __slots__ = (
+        "_chunked",
+        "_connection",
+        "_ended",
+        "_silent",
+        "base_headers",
+        "on_close",
+        "on_drain",
+        "request",
+    )
 
     def __init__(self, connection: "HttpConnection", request: HttpRequest) -> None:
         self._connection: HttpConnection | None = connection
@@ -80,6 +89,8 @@ class HttpResponder:
         self._silent = request.method == "HEAD"
         self._chunked: bool | None = None  # None: not started
         self.request = request
+        # Go before what the handler sends: a router's CORS headers.
+        self.base_headers: tuple[tuple[str, str], ...] = ()
         self.on_close: Callable[[], None] | None = None
         self.on_drain: Callable[[], None] | None = None  # the socket takes data again
 
@@ -165,7 +176,7 @@ class HttpResponder:
             pairs.append(("Connection", "close"))
         elif self.request.version == "1.0":
             pairs.append(("Connection", "keep-alive"))
-        for name, value in pairs:
+        for name, value in (*self.base_headers, *pairs):
             assert "\n" not in value and "\r" not in value and "\n" not in name
             lines.append(f"{name}: {value}\r\n".encode("latin-1", "replace"))
         lines.append(b"\r\n")
