@@ -55,6 +55,10 @@ class StorageFailure(Exception):
         self.reason = reason
 
 
+class Damaged(StorageFailure):
+    """The file's content is not what was written: the disk answered, with the wrong bytes."""
+
+
 class ForeignFile(Exception):
     """A file that is not ours to open. Nothing was changed. One line: what is wrong, what to do."""
 
@@ -208,7 +212,8 @@ def quick_check(connection: apsw.Connection) -> None:
     path = connection.filename
     rows = guarded(path, "check", lambda: list(connection.execute("PRAGMA quick_check(1)")))
     if rows != [("ok",)]:
-        raise StorageFailure(f"{path}: quick_check found damage: {str(rows[0][0])[:200]}")
+        found = " ".join(str(rows[0][0])[:200].split())
+        raise Damaged(f"{path}: quick_check found damage: {found}")
 
 
 def guarded(path: str, doing: str, call: Callable[[], _T]) -> _T:
@@ -231,7 +236,8 @@ def failure(
         name = type(error).__name__
     number = connection.system_errno if connection is not None else 0
     system = f" ({errno.errorcode.get(number, number)})" if number else ""
-    return StorageFailure(f"{path}: {doing} failed: {name}{system}: {error}")
+    kind = Damaged if isinstance(error, apsw.CorruptError | apsw.NotADBError) else StorageFailure
+    return kind(f"{path}: {doing} failed: {name}{system}: {error}")
 
 
 def signed(value: int) -> int:
@@ -267,6 +273,10 @@ def preflight(path: str, schema: Schema) -> None:
     if header[: len(SQLITE_MAGIC)] != SQLITE_MAGIC or len(header) < HEADER_BYTES:
         reason = "is empty" if not header else "is not a SQLite database"
         raise ForeignFile(path, reason, "this is not a pyetcd data directory, or it is damaged")
+    side_bytes = os.path.getsize(path + "-wal") if os.path.exists(path + "-wal") else 0
+    if header[18:20] not in (b"\1\1", b"\2\2") or (header[18] == 1 and side_bytes):
+        # SQLite would delete a -wal file that the header does not speak of.
+        raise ForeignFile(path, "has a damaged header", "restore a snapshot")
     # Offsets: sqlite.org/fileformat2.html section 1.3. The header in the main file is the true
     # one, for the tables are made before the file goes into WAL mode.
     _require_identity(
@@ -400,6 +410,9 @@ def _set_up(connection: apsw.Connection, cache_kib: int) -> None:
     # corrupted files together with the WAL-reset bug.
     connection.pragma("mmap_size", 0)
     connection.pragma("cache_size", -cache_kib)
+    # Else the planner looks at the value of a bound LIMIT, and prepares the statement anew each
+    # time it is bound: 4.7 us instead of 1.7 for reading one key.
+    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
     connection.pragma("cell_size_check", True)  # damaged pages are found earlier
     connection.pragma("trusted_schema", False)
 

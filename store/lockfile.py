@@ -28,8 +28,9 @@ class InUse(db.ForeignFile):
 class LockFile:
     """The lock on one directory, held from claim() to release()."""
 
-    def __init__(self, path: str, descriptor: int) -> None:
+    def __init__(self, path: str, descriptor: int, notes: list[str]) -> None:
         self.path = path
+        self.notes = notes  # one line each: what a person should look at
         self._descriptor = descriptor
 
     @classmethod
@@ -49,7 +50,7 @@ class LockFile:
         except BaseException:
             os.close(descriptor)
             raise
-        return cls(path, descriptor)
+        return cls(path, descriptor, _look_at_mode(directory))
 
     def release(self) -> None:
         """Twice is once."""
@@ -89,6 +90,14 @@ def refuse_network_filesystem(directory: str, mounts_path: str = "/proc/self/mou
     if kind.startswith(_NETWORK_TYPES):
         remedy = "put the data directory on a local disk"
         raise db.ForeignFile(directory, f"is on a network filesystem ({kind})", remedy)
+
+
+def _look_at_mode(directory: str) -> list[str]:
+    """As etcd, say it and go on: the mode may be somebody's intention."""
+    mode = os.stat(directory).st_mode & 0o777
+    if not mode & 0o077:
+        return []
+    return [f"{directory} is open to others (mode {mode:04o}); 0700 keeps the data private"]
 
 
 def _mount_type(path: str, lines: list[str]) -> str:

@@ -25,11 +25,11 @@ Rules.
    a commit index beyond the last entry. verify_watermark() refuses one that is older than the
    keyspace. A member with amnesia must not vote: committed entries could vanish.
 
-Worked example. Entries 1 to 5 (terms 1 1 1 2 2) are durable, then a new leader sends 4 and 5 of
-term 3: stage() deletes rows >= 4, inserts two rows whose chain continues from row 3; commit();
-until publish() readers still see terms 1 1 1 2 2, afterwards 1 1 1 3 3. Then the keyspace is
-checkpointed at 4: save_snapshot_meta(4) and compact(3) give first_index 4 at once, term(3) is
-still known, and rows 1 to 3 leave the file with the next commit.
+Worked example. Entries 1 to 5 (terms 1 1 1 2 2) are durable, a new leader sends 4 and 5 of term 3:
+stage() deletes rows >= 4 and inserts two whose chain continues from row 3; commit(); until
+publish() readers see terms 1 1 1 2 2, then 1 1 1 3 3. The keyspace is checkpointed at 4:
+save_snapshot_meta(4) and compact(3) give first_index 4 at once, term(3) is still known, and rows
+1 to 3 leave the file with the next commit.
 
 Limits. tail.py bounds the memory, CHECKPOINT_BYTES the -wal file (beyond it only while a reader
 is in its way), CUT_SLICE the deletes of one commit, READ_ENTRIES_MAX one read from the file.
@@ -101,9 +101,17 @@ class Wal:
         if vfs is None and os.path.lexists(path):
             db.preflight(path, logrows.SCHEMA)
         notes = walscan.require_undamaged(path, vfs)
-        connection = db.open_writer(
-            path, schema=logrows.SCHEMA, full_sync=True, create=False, vfs=vfs
-        )
+        try:
+            wal = cls._open(path, vfs)
+        except db.Damaged as error:
+            raise LogDamaged(path, error.reason.removeprefix(f"{path}: ")) from error
+        wal.notes += notes
+        return wal
+
+    @classmethod
+    def _open(cls, path: str, vfs: str | None) -> "Wal":
+        schema = logrows.SCHEMA
+        connection = db.open_writer(path, schema=schema, full_sync=True, create=False, vfs=vfs)
         try:
             db.quick_check(connection)
             rows = db.guarded(path, "read", lambda: list(connection.execute(logrows.SELECT_META)))
@@ -111,7 +119,6 @@ class Wal:
             if meta is None:
                 raise LogDamaged(path, "its meta row is damaged")
             wal = cls(path, connection, meta, vfs=vfs)
-            wal.notes += notes
             wal._load()
             # All is well, and before any commit: a new -wal generation (walscan.py, Rules).
             db.checkpoint(connection, apsw.SQLITE_CHECKPOINT_TRUNCATE)
@@ -193,11 +200,6 @@ class Wal:
         return Snapshot(self._snapshot)
 
     # -- writing ---------------------------------------------------------------------------------
-
-    @property
-    def is_staged(self) -> bool:
-        """Whether commit() has something to write."""
-        return self._connection.in_transaction
 
     def stage(self, ready: Ready) -> bool:
         """Write a batch into the open transaction. False: at most the commit index moved, so the
@@ -343,28 +345,26 @@ class Wal:
         if index == 0:
             return
         if index > self._tail.last:
-            reason = f"the keyspace is at entry {index} but the log ends at {self._tail.last}"
-            raise LogDamaged(self.path, reason)
+            lost = f"but the log ends at {self._tail.last}"
+            raise LogDamaged(self.path, f"the keyspace is at entry {index} {lost}")
         if index < self._base.index:
-            reason = f"the keyspace is at entry {index}, the log begins after {self._base.index}"
-            raise LogDamaged(self.path, reason)
+            lost = f"but the log begins after {self._base.index}"
+            raise LogDamaged(self.path, f"the keyspace is at entry {index} {lost}")
         mark = self.watermark(index)
         # The base of a snapshot from elsewhere: its crc belongs to another member's chain.
         crc_is_known = index > self._base.index or self._base.crc is not None
         if mark.term != term or (crc_is_known and mark.crc != crc):
-            reason = (
-                f"entry {index} is not the one the keyspace has applied "
-                f"(term {mark.term} crc {mark.crc:08x}, applied {term} {crc:08x})"
-            )
-            raise LogDamaged(self.path, reason)
+            reason = f"entry {index} is not the one the keyspace has applied"
+            marks = f"term {mark.term} crc {mark.crc:08x}, applied {term} {crc:08x}"
+            raise LogDamaged(self.path, f"{reason} ({marks})")
 
     # -- opening ---------------------------------------------------------------------------------
 
     def _load(self) -> None:
         db.guarded(self.path, "read", self._load_entries)
-        if self.hard_state.commit > self._staged_last:
-            reason = f"entry {self.hard_state.commit} was committed, the last is"
-            raise LogDamaged(self.path, f"{reason} {self._staged_last}")
+        commit, last = self.hard_state.commit, self._staged_last
+        if commit > last:
+            raise LogDamaged(self.path, f"entry {commit} was committed, the last is {last}")
         self._connection.set_wal_hook(self._on_wal)
 
     def _load_entries(self) -> None:

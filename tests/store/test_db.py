@@ -223,8 +223,9 @@ def test_damage_is_found_by_quick_check(tmp_path: Path) -> None:
     data[4096 * 3 : 4096 * 3 + 64] = b"\xff" * 64
     path.write_bytes(data)
     connection = make(path)
-    with pytest.raises(db.StorageFailure):
+    with pytest.raises(db.Damaged) as caught:
         db.quick_check(connection)
+    assert "\n" not in caught.value.reason
     connection.close()
 
 

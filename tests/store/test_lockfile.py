@@ -26,13 +26,16 @@ def test_directories_are_made_private(tmp_path: Path) -> None:
     assert directory.stat().st_mode & 0o777 == 0o700
     assert (directory / "LOCK").stat().st_mode & 0o777 == 0o600
     assert (directory / "LOCK").read_text() == f"{os.getpid()}\n"
+    assert lock.notes == []
     lock.release()
     lock.release()
 
 
 def test_an_existing_directory_keeps_its_mode(tmp_path: Path) -> None:
     tmp_path.chmod(0o750)
-    LockFile.claim(str(tmp_path)).release()
+    lock = LockFile.claim(str(tmp_path))
+    assert lock.notes == [f"{tmp_path} is open to others (mode 0750); 0700 keeps the data private"]
+    lock.release()
     assert tmp_path.stat().st_mode & 0o777 == 0o750
 
 

@@ -127,10 +127,10 @@ def test_only_a_moved_commit_index_needs_no_fsync(
     log.publish()
     assert not log.stage(Ready())
     assert not log.stage(Ready(hard_state=HardState(1, 7, 0)))  # nothing new
-    assert not log.is_staged
+    assert not log._connection.in_transaction
     assert not log.stage(Ready(hard_state=HardState(1, 7, 1)))
     log.publish()  # allowed: there was nothing to commit
-    assert log.is_staged
+    assert log._connection.in_transaction
     copy = Wal.open(str(crash_copy(tmp_path / "wal.db")))
     assert copy.hard_state == HardState(1, 7, 0)
     copy.close()
@@ -408,7 +408,7 @@ def test_watermark_guards_against_amnesia(
     log.verify_watermark(7, 1, log.watermark(7).crc)
     with pytest.raises(LogDamaged, match="entry 7 is not the one"):
         log.verify_watermark(7, 1, 0)
-    with pytest.raises(LogDamaged, match="at entry 5, the log begins after 7"):
+    with pytest.raises(LogDamaged, match="at entry 5 but the log begins after 7"):
         log.verify_watermark(5, 1, 0)
 
 
