@@ -56,6 +56,7 @@ class Listener:
         self.received_bytes_total = 0
         self.sent_bytes_total = 0
         self.sniffing: dict[str, int] = {}  # host -> connections without a first byte
+        self.sniffers: set[asyncio.Transport] = set()  # the same connections
         self.stopping = False
         self._tls = tls
         self._on_bug = on_bug
@@ -94,6 +95,8 @@ class Listener:
         self.stopping = True
         for server in self._servers:
             server.close()
+        for transport in list(self.sniffers):
+            transport.abort()  # nothing was asked there
         for wire in list(self.connections):
             wire.shut_down()
         await self._wait_idle(grace_s)
@@ -256,6 +259,7 @@ class _Sniffer(asyncio.Protocol):
         self._peer = f"{address[0]}:{address[1]}" if isinstance(address, tuple) else "@"
         sniffing = listener.sniffing.get(self._host, 0)
         listener.sniffing[self._host] = sniffing + 1
+        listener.sniffers.add(self.transport)
         self._timer = listener.loop.call_later(limits.sniff_timeout_s, self.transport.abort)
         full = len(listener.connections) >= limits.connections_max
         if full or sniffing >= limits.sniffing_per_host_max or listener.stopping:
@@ -287,6 +291,7 @@ class _Sniffer(asyncio.Protocol):
 
     def _forget(self) -> None:
         self._timer.cancel()
+        self.listener.sniffers.discard(self.transport)
         left = self.listener.sniffing.pop(self._host, 0) - 1
         if left > 0:
             self.listener.sniffing[self._host] = left

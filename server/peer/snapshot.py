@@ -18,7 +18,8 @@ Rules.
 import asyncio
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from struct import Struct
 from typing import Final, Protocol
 
@@ -153,19 +154,20 @@ class SnapshotSender:
             SHA256_HEADER: copy.sha256.hex(),
             **self._identity.request_headers(),
         }
-        response = await self._client.upload(
-            url,
-            "/raft/snapshot",
-            headers=headers,
-            length=len(head) + copy.size_bytes,
-            chunks=_pieces(head, copy),
-            answer_timeout_s=ANSWER_TIMEOUT_S + copy.size_bytes / ANSWER_BYTES_PER_S,
-            progress_timeout_s=PIECE_TIMEOUT_S,
-        )
+        async with aclosing(_pieces(head, copy)) as pieces:
+            response = await self._client.upload(
+                url,
+                "/raft/snapshot",
+                headers=headers,
+                length=len(head) + copy.size_bytes,
+                chunks=pieces,
+                answer_timeout_s=ANSWER_TIMEOUT_S + copy.size_bytes / ANSWER_BYTES_PER_S,
+                progress_timeout_s=PIECE_TIMEOUT_S,
+            )
         check_post(response)
 
 
-async def _pieces(head: bytes, copy: Copy) -> AsyncIterator[bytes]:
+async def _pieces(head: bytes, copy: Copy) -> AsyncGenerator[bytes, None]:
     yield head
     loop = asyncio.get_running_loop()
     left = copy.size_bytes

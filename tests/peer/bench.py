@@ -1,4 +1,4 @@
-"""Raft members without a store, over the production transport, and real etcd members beside them."""
+"""Raft members without a store over the production transport, and real etcd members beside."""
 
 import asyncio
 import json
@@ -182,6 +182,7 @@ class MemoryMember(Recorder):
         if self._timer is not None:
             self._timer.cancel()
         await self.station.stop()
+        self.station.sock.close()
 
     def process(self, message: Message) -> None:
         super().process(message)
@@ -240,24 +241,28 @@ class RealEtcd:
         self.peer_url = f"http://127.0.0.1:{peer_port}"
         self.log_path = folder / f"{name}.log"
         self._client = HttpClient()
-        # fmt: off
-        self._argv = [
-            binary, "--name", name, "--data-dir", str(folder / name),
-            "--initial-cluster", initial_cluster, "--initial-cluster-token", TOKEN,
-            "--listen-peer-urls", self.peer_url, "--initial-advertise-peer-urls", self.peer_url,
-            "--listen-client-urls", self.client_url, "--advertise-client-urls", self.client_url,
-            "--heartbeat-interval", "50", "--election-timeout", "500",
-            "--unsafe-no-fsync", "--logger", "zap",
-        ]
-        # fmt: on
+        self.options: dict[str, object] = {
+            "name": name,
+            "data-dir": str(folder / name),
+            "initial-cluster": initial_cluster,
+            "initial-cluster-token": TOKEN,
+            "listen-peer-urls": self.peer_url,
+            "initial-advertise-peer-urls": self.peer_url,
+            "listen-client-urls": self.client_url,
+            "advertise-client-urls": self.client_url,
+            "heartbeat-interval": 50,
+            "election-timeout": 500,
+            "unsafe-no-fsync": True,
+        }
+        self._config_path = folder / f"{name}.json"
+        self._argv = [binary, "--config-file", str(self._config_path)]
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *extra: str) -> "RealEtcd":
+    def start(self) -> "RealEtcd":
+        self._config_path.write_text(json.dumps(self.options))
         environment = {k: v for k, v in os.environ.items() if not k.startswith("ETCD")}
         with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*self._argv, *extra], stdout=log, stderr=log, env=environment
-            )
+            self._process = subprocess.Popen(self._argv, stdout=log, stderr=log, env=environment)
         return self
 
     @property
@@ -288,10 +293,13 @@ class MixedCluster:
     ours: MemoryMember
 
     async def start(self) -> "MixedCluster":
+        self.start_real()
         await self.ours.start()
+        return self
+
+    def start_real(self) -> None:
         for member in self.real:
             member.start()
-        return self
 
     async def stop(self) -> None:
         await self.ours.stop()
