@@ -16,7 +16,7 @@ What compaction leaves of it stands in compact.py. tests/store/test_history_exam
 Rules.
 1. Nothing here writes. A History works over any connection: the writer's (sees uncommitted
    changes), or a reader's in a thread.
-2. A row whose value is handed out has its CRC checked. A wrong one is StorageFailure: the member
+2. A row whose value is handed out has its CRC checked. A wrong one is Damaged: the member
    stops rather than answers (SQLite itself returned 47 of 60 flipped bits without a word).
 3. No statement is left half read: each is fetched whole, so that it never blocks a commit.
 """
@@ -30,7 +30,7 @@ import apsw
 from pyetcd.proto.keys import FROM_KEY
 from pyetcd.store import db
 from pyetcd.store.backend import SUB_BITS, SUB_MAX, Bindings
-from pyetcd.store.db import StorageFailure
+from pyetcd.store.db import Damaged
 
 # (packed rev, key, value or None for a tombstone, create_revision, version, lease, crc)
 Row: TypeAlias = tuple[int, bytes, bytes | None, int, int, int, int]
@@ -113,12 +113,12 @@ def crc_of(
 
 
 def check(rows: Iterable[Row]) -> None:
-    """Raises StorageFailure at the first row that is not what was written. 0.4 us a row of
+    """Raises Damaged at the first row that is not what was written. 0.4 us a row of
     256 B (measured); inlined, for a call per row would double it."""
     for rev, key, value, create, version, lease, crc in rows:
         seed = (rev + create * _CREATE + version * _VERSION + lease * _LEASE) % _PRIME
         if crc32(value or b"", crc32(key, seed)) != crc:
-            raise StorageFailure(f"kv.db: the row of revision {rev >> SUB_BITS} is damaged")
+            raise Damaged(f"kv.db: the row of revision {rev >> SUB_BITS} is damaged")
 
 
 class History:
@@ -171,7 +171,7 @@ class History:
         """The row of a packed rev that is known to exist."""
         rows = self._query(_ROW, (rev,))
         if not rows:
-            raise StorageFailure(f"kv.db: the row of revision {rev >> SUB_BITS} is missing")
+            raise Damaged(f"kv.db: the row of revision {rev >> SUB_BITS} is missing")
         check(rows)
         return rows[0]
 

@@ -13,7 +13,7 @@ import apsw
 
 from pyetcd.store import db
 from pyetcd.store.backend import SUB_BITS
-from pyetcd.store.db import StorageFailure
+from pyetcd.store.db import Damaged
 from pyetcd.store.history import History, check, first_of, read_marks
 
 PROBLEMS_MAX: Final = 20
@@ -47,7 +47,7 @@ def _problems(connection: apsw.Connection) -> Iterator[str]:
     while True:
         try:
             rows = history.since(first, last, limit=_BATCH_ROWS)
-        except StorageFailure:
+        except Damaged:
             # Once more by single rows, to name each and to go on behind it.
             revs: list[Any] = connection.execute(
                 "SELECT rev FROM revisions WHERE rev >= ? ORDER BY rev LIMIT ?",
@@ -72,5 +72,5 @@ def _damaged(history: History, revs: list[int]) -> Iterator[str]:
     for rev in revs:
         try:
             check([history.row(rev)])
-        except StorageFailure as error:
+        except Damaged as error:
             yield error.reason
