@@ -13,7 +13,7 @@ Rules.
 2. Compares see the state before the transaction, its ranges see its earlier writes (item 7).
 
 Limits. A request is answered whole. Ranges that may be long belong on a reader connection in a
-thread (`read_range_on`). Sorting ties stay in key order; etcd's sort is not stable above 11 keys.
+thread (`read_range_on`). Sorting ties come out as in etcd 3.5.1 for up to 12 keys, see `_sort`.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -198,10 +198,8 @@ def _range_into(response: RangeResponse, view: View, request: RangeRequest) -> N
         rows = _filtered(rows, request)
     if order or target:
         # A target without an order sorts what the limit has left (item 17).
-        if order in (RangeRequest.NONE, RangeRequest.ASCEND):
-            rows.sort(key=field)
-        elif order == RangeRequest.DESCEND:
-            rows.sort(key=field, reverse=True)
+        if order in (RangeRequest.NONE, RangeRequest.ASCEND, RangeRequest.DESCEND):
+            _sort(rows, field, reverse=order == RangeRequest.DESCEND)
     if 0 < limit < len(rows):
         del rows[limit:]
         response.more = True
@@ -218,6 +216,17 @@ def _range_into(response: RangeResponse, view: View, request: RangeRequest) -> N
             value=b"" if keys_only else value or b"",
             lease=lease,
         )
+
+
+def _sort(rows: list[Row], field: Callable[[Row], int | bytes], *, reverse: bool) -> None:
+    """Up to 12 rows as Go 1.16 sorts them, which etcd 3.5.1 is built with: one pass with a gap of
+    6, then by insertion. Above that Go's order of ties is a matter of chance; ours is by key."""
+    if 6 < len(rows) <= 12:
+        for at in range(6, len(rows)):
+            here, there = field(rows[at]), field(rows[at - 6])
+            if here > there if reverse else here < there:  # type: ignore[operator]  # one type each
+                rows[at], rows[at - 6] = rows[at - 6], rows[at]
+    rows.sort(key=field, reverse=reverse)
 
 
 def _filtered(rows: list[Row], request: RangeRequest) -> list[Row]:

@@ -125,11 +125,29 @@ class Calls:
         if choice < 0.65:
             return self.delete()
         if choice < 0.98:
-            return self.txn()
+            return survivable(self.txn())
         return rpc.CompactionRequest(
             revision=max(-1, self.revision + self.random.randint(-30, 3)),
             physical=self.random.random() < 0.5,
         )
+
+
+def ops_of(txn):
+    for op in (*txn.success, *txn.failure):
+        yield op
+        if op.HasField("request_txn"):
+            yield from ops_of(op.request_txn)
+
+
+def survivable(txn):
+    """etcd 3.5.1 panics on a put that keeps the value of a key deleted earlier in the transaction;
+    pyetcd refuses it (tests/store/test_txn.py). The comparison goes on without."""
+    ops = list(ops_of(txn))
+    if any(op.HasField("request_delete_range") for op in ops):
+        for op in ops:
+            if op.HasField("request_put"):
+                op.request_put.ignore_value = op.request_put.ignore_lease = False
+    return txn
 
 
 class Server:
@@ -163,6 +181,8 @@ class Server:
         except grpc.RpcError as error:
             return error.code().name, error.details()
         answer.header.cluster_id = answer.header.member_id = answer.header.raft_term = 0
+        if isinstance(answer, rpc.HashKVResponse):
+            answer.hash_revision = 0  # came with etcd 3.6
         return answer
 
 
@@ -181,8 +201,11 @@ def test_same_calls_same_answers(machine, seed):
         else:
             calls.revision = max(calls.revision, expected.header.revision)
         if number % 100 == 99:
+            compacted = etcd.hash_kv().compact_revision
             for revision in (0, calls.revision, calls.revision - 3, calls.revision + 1):
-                assert pyetcd.hash_kv(revision) == etcd.hash_kv(revision), (seed, number, revision)
+                if revision != compacted:  # refused by 3.5.1, allowed from 3.5.10 on and here
+                    hashed = pyetcd.hash_kv(revision)
+                    assert hashed == etcd.hash_kv(revision), (seed, number, revision)
     assert 0 < errors < CALLS / 2 and calls.revision > CALLS / 10
     for server in servers:
         server.channel.close()
