@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import apsw
@@ -435,6 +436,27 @@ def test_it_is_readable_while_the_commit_runs(log: Wal, entry: MakeEntry) -> Non
     log.publish()
     write(log, Ready())
     assert next(log._connection.execute("SELECT base_index FROM meta")) == (5,)
+
+
+def test_old_entries_are_read_while_another_thread_commits(
+    log: Wal, entry: MakeEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tail, "ENTRIES_MAX", 10)
+    monkeypatch.setattr(wal, "CHECKPOINT_FRAMES", 10)
+    log._wal_frames_due = 10
+    write(log, Ready(entries=[entry(i) for i in range(1, 101)]))
+    with ThreadPoolExecutor(1) as thread:
+        for first in range(101, 1101, 20):
+            log.stage(Ready(entries=[entry(first + i) for i in range(20)]))
+            commit = thread.submit(log.commit)
+            while True:
+                assert [e.index for e in log.entries(1, 61, NO_LIMIT)] == list(range(1, 61))
+                assert log.term(70) == 1 and log.last_index() == first - 1
+                if commit.done():
+                    break
+            commit.result()
+            log.publish()
+    assert len(everything(log)) == 1100
 
 
 # -- the dumb twin ---------------------------------------------------------------------------------
