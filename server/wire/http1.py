@@ -288,11 +288,13 @@ class HttpConnection:
     def _refuse(self, status: int, text: str) -> None:
         if self._fault is None:
             self._fault = (status, text)
-            if self._sink is not None:
-                sink, self._sink = self._sink, None
-                sink.abort()
-            self._request = None
             self._in_head = False
+            sink, self._sink = self._sink, None
+            if sink is not None:
+                sink.abort()
+                if self._active is not None:  # the sink's responder: its request ends here
+                    self._fail_active(status, text)
+            self._request = None
 
     # Callbacks of httptools; after a fault they do nothing.
 
@@ -430,6 +432,14 @@ class HttpConnection:
             request = HttpRequest("GET", "/", {}, self.peer)
             request.keep_alive = False
             self._active = HttpResponder(self, request)
+            self._fail_active(status, text)
+
+    def _fail_active(self, status: int, text: str) -> None:
+        assert self._active is not None
+        self._active.request.keep_alive = False
+        if self._active.is_started:
+            self.abort()
+        else:
             body = text.encode() + b"\n"
             self._active.send(status, {"Content-Type": "text/plain; charset=utf-8"}, body)
 

@@ -231,6 +231,40 @@ def prefixed(raw: bytes, *, flag: int = 0) -> bytes:
     return bytes((flag,)) + len(raw).to_bytes(4, "big") + raw
 
 
+def seen(frame):
+    if frame.kind == frames.GOAWAY:
+        return f"goaway {frame.code}"
+    if frame.kind == frames.RST_STREAM:
+        return f"rst {frame.stream_id} {frame.code}"
+    if frame.kind == frames.HEADERS and frame.status == "0":
+        return f"answer {frame.stream_id}"
+    if frame.kind == frames.HEADERS and frame.status:
+        return f"status {frame.stream_id} {frame.status}"
+    if frame.kind == frames.PING:
+        return "ping"
+    return "ack" if frame.kind == frames.SETTINGS and frame.flags & frames.FLAG_ACK else ""
+
+
+def check_reaction(said: Callable[[Peer], bytes], expected: str, cut: str) -> None:
+    """One row of the RFC tables, fed whole, octet by octet, or with something behind it."""
+    peer = Peer()
+    data = said(peer)
+    if cut == "octets":
+        got = [frame for at in range(len(data)) for frame in peer.say(data[at : at + 1])]
+    else:
+        got = peer.say(
+            data + (frames.HEAD.pack(8 << 8 | frames.PING, 0, 0)[: 9 * (cut != "whole")])
+        )
+    texts = [text for text in map(seen, got) if text]
+    if expected == "quiet":
+        assert not texts
+    else:
+        assert expected in texts, texts
+    assert peer.connection.closing == (expected.startswith("goaway"))
+    if peer.connection.closing:
+        assert not peer.say(peer.call(99)) and not peer.connection.streams
+
+
 @pytest.fixture
 def peer() -> Peer:
     return Peer()
@@ -240,5 +274,9 @@ def peer() -> Peer:
 def wire() -> SimpleNamespace:
     """The helpers above, for tests that need more than one peer or other limits."""
     return SimpleNamespace(
-        Peer=Peer, Service=Service, Clock=Clock, Frame=Frame, message=message, prefixed=prefixed
+        Peer=Peer,
+        message=message,
+        prefixed=prefixed,
+        seen=seen,
+        check_reaction=check_reaction,
     )

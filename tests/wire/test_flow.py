@@ -141,7 +141,7 @@ def test_a_reading_handler_gives_the_stream_window_back(wire):
 
 
 def test_unread_answers_make_new_requests_wait(wire):
-    """Soft bound: the handler does not run; hard bound: RESOURCE_EXHAUSTED. Memory stays bounded."""
+    """Soft bound: the handler does not run; hard bound: RESOURCE_EXHAUSTED."""
     limits = dataclasses.replace(Limits(), send_soft_bytes_max=100_000, send_bytes_max=250_000)
     peer = wire.Peer(limits, window=0)
     peer.say(peer.call(1, "/t.T/Hold"), peer.call(3, "/t.T/Hold"), peer.call(5, "/t.T/Hold"))

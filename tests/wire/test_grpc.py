@@ -89,10 +89,23 @@ def test_deadline(peer):
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [(b"1H", 3600), (b"2M", 120), (b"3S", 3), (b"4m", 0.004), (b"5u", 5e-6), (b"6n", 6e-9),
-     (b"99999999S", 99999999), (b"", None), (b"1", None), (b"S", None), (b"100000000S", None),
-     (b"-1S", None), (b"1s", None), (b"1S ", None)],
-)  # fmt: skip
+    [
+        (b"1H", 3600),
+        (b"2M", 120),
+        (b"3S", 3),
+        (b"4m", 0.004),
+        (b"5u", 5e-6),
+        (b"6n", 6e-9),
+        (b"99999999S", 99999999),
+        (b"", None),
+        (b"1", None),
+        (b"S", None),
+        (b"100000000S", None),
+        (b"-1S", None),
+        (b"1s", None),
+        (b"1S ", None),
+    ],
+)
 def test_timeout_values(text, seconds):
     assert (
         status.timeout_s(text) == pytest.approx(seconds)
@@ -157,22 +170,39 @@ _ZIP = gzip.compress(_RAW)
         _body_case("octets behind", bytes(6), "13"),
         _body_case("reserved flag", b"\2\0\0\0\0", "13"),
         _body_case("no protobuf", b"\0\0\0\0\1\xff", "13", "grpc: error unmarshalling request"),
-        _body_case("compressed without encoding", b"\1\0\0\0\0", "13",
-                   "grpc: compressed flag set with identity or empty encoding"),
-        _body_case("too large", b"\0\x00\x20\x00\x01", "8",
-                   "grpc: received message larger than max (2097153 vs. 2097152)"),
+        _body_case(
+            "compressed without encoding",
+            b"\1\0\0\0\0",
+            "13",
+            "grpc: compressed flag set with identity or empty encoding",
+        ),
+        _body_case(
+            "too large",
+            b"\0\x00\x20\x00\x01",
+            "8",
+            "grpc: received message larger than max (2097153 vs. 2097152)",
+        ),
         _body_case("4 GiB", b"\0\xff\xff\xff\xff", "8"),
         _body_case("gzip", b"\1" + len(_ZIP).to_bytes(4, "big") + _ZIP, "0", encoding="gzip"),
-        _body_case("gzip, sent plain", b"\0" + len(_RAW).to_bytes(4, "big") + _RAW, "0",
-                   encoding="gzip"),
+        _body_case(
+            "gzip, sent plain", b"\0" + len(_RAW).to_bytes(4, "big") + _RAW, "0", encoding="gzip"
+        ),
         _body_case("no gzip", b"\1\0\0\0\4abcd", "13", encoding="gzip"),
-        _body_case("gzip cut", b"\1" + (len(_ZIP) - 9).to_bytes(4, "big") + _ZIP[:-9], "13",
-                   encoding="gzip"),
-        _body_case("unknown encoding", b"\1\0\0\0\0", "12",
-                   'grpc: Decompressor is not installed for grpc-encoding "snappy"',
-                   encoding="snappy"),
+        _body_case(
+            "gzip cut",
+            b"\1" + (len(_ZIP) - 9).to_bytes(4, "big") + _ZIP[:-9],
+            "13",
+            encoding="gzip",
+        ),
+        _body_case(
+            "unknown encoding",
+            b"\1\0\0\0\0",
+            "12",
+            'grpc: Decompressor is not installed for grpc-encoding "snappy"',
+            encoding="snappy",
+        ),
     ],
-)  # fmt: skip
+)
 def test_bodies(wire, body, code, text, encoding):
     for cut in (len(body) or 1, 1):
         peer = wire.Peer()
@@ -250,9 +280,14 @@ def test_http_errors_wait_for_the_end_of_the_request(peer):
 def test_content_types(peer):
     base = [(":method", "POST"), (":scheme", "http"), (":path", "/t.T/Echo")]
     for n, (kind, good) in enumerate(
-        [("application/grpc", 1), ("application/grpc+proto", 1), ("application/grpc;x=y", 1),
-         ("application/grpcx", 0), ("application/json", 0)]
-    ):  # fmt: skip
+        [
+            ("application/grpc", 1),
+            ("application/grpc+proto", 1),
+            ("application/grpc;x=y", 1),
+            ("application/grpcx", 0),
+            ("application/json", 0),
+        ]
+    ):
         block = peer.raw_block(*base, ("content-type", kind))
         got = peer.say(
             f.headers(2 * n + 1, block, end_stream=False), peer.data(2 * n + 1, bytes(5))
@@ -365,7 +400,7 @@ def test_graceful_shutdown(peer):
     # What was under way is served; what comes after the second GOAWAY is not.
     got = peer.say(peer.call(3), f.ping(got[1].payload, ack=True), peer.call(5))
     assert [x.stream_id for x in got if x.status == "0"] == [3]
-    last = [x for x in got if x.kind == f.GOAWAY][0]
+    last = next(x for x in got if x.kind == f.GOAWAY)
     assert f.read_word(last.payload) == 3
     assert not peer.connection.drained
     peer.service.held[0].reply(b"x")
