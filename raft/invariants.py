@@ -141,7 +141,7 @@ def quorum_log_inv(nodes: Sequence[NodeView]) -> Iterable[str]:
     """Each quorum has a member that holds every committed entry, so none can be lost."""
     for node in nodes:
         holds = {other.id: _holds(other, node, durable=False) for other in nodes}
-        if not _in_every_quorum(node.conf, holds):
+        if node.commit and not _in_every_quorum(node.conf, holds):
             yield f"what {node.id} committed up to {node.commit} is missing from a quorum"
 
 
@@ -210,8 +210,10 @@ def _holds(holder: NodeView, node: NodeView, *, durable: bool) -> bool:
 
 def _in_every_quorum(conf: Configuration, holds: Mapping[int, bool]) -> bool:
     """The others may not be able to form a quorum without any of the holders."""
+    if not conf.voters:
+        return True
     without = {voter: not holds.get(voter, False) for voter in conf.all_voters}
-    return not conf.voters or joint_vote(conf.voters, conf.outgoing, without) != VoteResult.WON
+    return joint_vote(conf.voters, conf.outgoing, without) != VoteResult.WON
 
 
 def _last_of_term(node: NodeView, term: int) -> int:
