@@ -44,8 +44,8 @@ from pyetcd.store.backend import SUB_BITS, SUB_MAX
 from pyetcd.store.history import first_of, last_of, read_marks
 from pyetcd.store.mvcc import Keyspace
 
-STEP_ROWS: Final = 500
-# A deleted row gives all its pages back one by one: 16 MiB are 4,000 pages, about 10 ms.
+STEP_ROWS: Final = 200
+# A row with a large value gives its pages back one by one: 16 MiB are 4,000 pages, about 10 ms.
 STEP_BYTES: Final = 16 << 20
 
 _HASH_ROWS: Final = 500

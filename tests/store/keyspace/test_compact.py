@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from pyetcd.proto.errors import Compacted, FutureRev
-from pyetcd.proto.rpc_pb2 import CompactionRequest
+from pyetcd.proto import rpc_pb2 as pb
+from pyetcd.proto.errors import Compacted, EtcdError, FutureRev
 from pyetcd.store import compact as compact_module
 from pyetcd.store.backend import SUB_BITS, Backend
 from pyetcd.store.compact import CompactionJob, apply_compaction, compact, hash_kv
 from pyetcd.store.history import last_of
-from pyetcd.store.mvcc import Keyspace
+from pyetcd.store.mvcc import DELETE, PUT, Keyspace
+from pyetcd.store.txn import apply_txn
 from pyetcd.store.verify import verify
 
 
@@ -76,7 +77,7 @@ def test_a_fresh_store_may_be_compacted_at_0_and_1(keyspace: Keyspace) -> None:
 def test_the_answer_has_the_current_revision(keyspace: Keyspace) -> None:
     _fill(keyspace, seed=1, writes=5)
     before = keyspace.revision
-    answer = apply_compaction(keyspace, CompactionRequest(revision=2))
+    answer = apply_compaction(keyspace, pb.CompactionRequest(revision=2))
     assert answer.header.revision == before == keyspace.revision
 
 
@@ -198,6 +199,93 @@ def test_cost_follows_what_changed_not_what_exists(keyspace: Keyspace) -> None:
     txn.end()
     compact(keyspace, 4)
     assert _steps(job.step) == 3
+
+
+@pytest.mark.parametrize("step_rows", [1, 500])
+def test_a_watch_from_the_compact_revision_is_told_of_a_delete_there(
+    keyspace: Keyspace, monkeypatch: pytest.MonkeyPatch, step_rows: int
+) -> None:
+    # RELIABILITY 1.6 rows 14 and 15 (etcd#18089, #19179); also with one row per step.
+    monkeypatch.setattr(compact_module, "STEP_ROWS", step_rows)
+    for key in (b"a", b"b", b"c"):
+        txn = keyspace.begin()
+        txn.put(key, b"")
+        txn.end()
+    txn = keyspace.begin()
+    txn.delete_range(b"a", b"c")
+    at = txn.end()
+    txn = keyspace.begin()
+    txn.put(b"a", b"")
+    txn.end()
+    expected = keyspace.changes(at, keyspace.revision, limit=10)
+    assert [(change.type, change.key) for change in expected] == [
+        (DELETE, b"a"),
+        (DELETE, b"b"),
+        (PUT, b"a"),
+    ]
+    compact(keyspace, at)
+    job = CompactionJob(keyspace)
+    while job.step():
+        assert keyspace.changes(at, keyspace.revision, limit=10) == expected
+    assert keyspace.changes(at, keyspace.revision, limit=10) == expected
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_members_agree_however_far_their_jobs_are(tmp_path: Path, seed: int) -> None:
+    # RELIABILITY 1.6 row 16 (etcd#18667): a transaction with a range at a compacted revision.
+    def member(name: str, *, runs_job: bool, restarts: bool) -> list[object]:
+        rng = random.Random(seed)
+        path = str(tmp_path / name)
+        backend = Backend.open(path, create=True)
+        keyspace = Keyspace(backend)
+        answers: list[object] = []
+        for number in range(150):
+            if restarts and number % 10 == 0:
+                backend.commit()
+                backend.close()
+                backend.reopen()
+                keyspace.reload()
+            request = pb.TxnRequest()
+            if rng.random() < 0.6:
+                revision = rng.randint(0, keyspace.revision + 1)
+                request.success.add().request_range.CopyFrom(
+                    pb.RangeRequest(key=b"a", range_end=b"z", revision=revision)
+                )
+            key = rng.choice((b"a", b"b", b"c"))
+            if rng.random() < 0.3:
+                request.success.add().request_delete_range.key = key
+            else:
+                request.success.add().request_put.key = key
+            compacts = rng.random() < 0.1
+            at = rng.randint(0, keyspace.revision)
+            try:
+                answers.append(apply_txn(keyspace, NO_LEASES, request))
+                if compacts:
+                    compact(keyspace, at)
+            except EtcdError as error:
+                answers.append(error.text)
+            if runs_job:
+                _finish(CompactionJob(keyspace))
+            answers.append(hash_kv(keyspace, 0))
+        backend.close()
+        return answers
+
+    answers = member("slow.db", runs_job=False, restarts=False)
+    assert answers == member("quick.db", runs_job=True, restarts=False)
+    assert answers == member("restarted.db", runs_job=False, restarts=True)
+    assert sum(isinstance(answer, str) for answer in answers) > 10
+
+
+class _NoLeases:
+    def has(self, id: int) -> bool:
+        return False
+
+    def attach(self, id: int, key: bytes) -> None: ...
+
+    def detach(self, id: int, key: bytes) -> None: ...
+
+
+NO_LEASES = _NoLeases()
 
 
 def _steps(step: Callable[[], bool]) -> int:
