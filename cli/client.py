@@ -26,7 +26,7 @@ from pyetcd.proto import rpc_pb2 as rpc
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["BadSettings", "Client", "ClientError", "Rpc", "Settings", "read_settings"]
+__all__ = ["BadSettings", "Client", "ClientError", "Message", "Rpc", "Settings", "read_settings"]
 
 Response = TypeVar("Response", bound=Message)
 
@@ -49,13 +49,12 @@ RANGE = Rpc("/etcdserverpb.KV/Range", rpc.RangeResponse, True)
 PUT = Rpc("/etcdserverpb.KV/Put", rpc.PutResponse)
 DELETE_RANGE = Rpc("/etcdserverpb.KV/DeleteRange", rpc.DeleteRangeResponse)
 TXN = Rpc("/etcdserverpb.KV/Txn", rpc.TxnResponse)
+READ_TXN = Rpc("/etcdserverpb.KV/Txn", rpc.TxnResponse, True)
 COMPACT = Rpc("/etcdserverpb.KV/Compact", rpc.CompactionResponse)
 WATCH = Rpc("/etcdserverpb.Watch/Watch", rpc.WatchResponse)
 LEASE_GRANT = Rpc("/etcdserverpb.Lease/LeaseGrant", rpc.LeaseGrantResponse, True)
 LEASE_REVOKE = Rpc("/etcdserverpb.Lease/LeaseRevoke", rpc.LeaseRevokeResponse, True)
-LEASE_TIME_TO_LIVE = Rpc(
-    "/etcdserverpb.Lease/LeaseTimeToLive", rpc.LeaseTimeToLiveResponse, True
-)
+LEASE_TIME_TO_LIVE = Rpc("/etcdserverpb.Lease/LeaseTimeToLive", rpc.LeaseTimeToLiveResponse, True)
 LEASE_LEASES = Rpc("/etcdserverpb.Lease/LeaseLeases", rpc.LeaseLeasesResponse, True)
 LEASE_KEEP_ALIVE = Rpc("/etcdserverpb.Lease/LeaseKeepAlive", rpc.LeaseKeepAliveResponse, True)
 MEMBER_ADD = Rpc("/etcdserverpb.Cluster/MemberAdd", rpc.MemberAddResponse)
@@ -134,9 +133,7 @@ class Client:
             raise
         self._token = answer.token
 
-    def call(
-        self, method: Rpc[Response], request: Message, *, timeout_s: float | None
-    ) -> Response:
+    def call(self, method: Rpc[Response], request: Message, *, timeout_s: float | None) -> Response:
         """One unary call, with its retries; raises ClientError."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         quorum = len(self.endpoints) // 2 + 1
@@ -169,9 +166,7 @@ class Client:
         if self._channel is None:
             time.sleep(timeout_s or 0)
             raise self._timeout()
-        unary = self._channel.unary_unary(
-            method.path, None, method.response.FromString
-        )
+        unary = self._channel.unary_unary(method.path, None, method.response.FromString)
         try:
             answer: Response = unary(
                 data, timeout=timeout_s, metadata=self._metadata(), wait_for_ready=True
@@ -192,12 +187,12 @@ class Client:
         )
         metadata = self._metadata()
         if need_leader:
-            metadata.append(("hasleader", "true"))
+            metadata = (*metadata, ("hasleader", "true"))
         answers: Iterable[Response] = open_stream(requests, metadata=metadata, wait_for_ready=True)
         return answers
 
-    def _metadata(self) -> list[tuple[str, str]]:
-        return [("token", self._token)] if self._token else []
+    def _metadata(self) -> tuple[tuple[str, str | bytes], ...]:
+        return (("token", self._token),) if self._token else ()
 
     def translate(self, failure: grpc.RpcError) -> ClientError:
         """What a stream raised, as ClientError."""

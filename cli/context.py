@@ -89,6 +89,10 @@ class Context:
         self.warn(f"Error: {text}")
         return Exit(code)
 
+    def nested(self, command: Command, flags: FlagSet) -> "Context":
+        """The same run for a command inside the command: a request of a txn."""
+        return Context(command, flags, env=self.env, streams=self._streams, argv=[])
+
     @property
     def stdin(self) -> BinaryIO:
         """Standard input."""

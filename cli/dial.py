@@ -121,10 +121,9 @@ class _Credentials:
 def _credentials(endpoint: str, settings: Settings) -> _Credentials | None:
     """None for plain text. Raises BadSettings for files that do not do."""
     files = (settings.cert_file, settings.key_file, settings.ca_file)
-    if settings.cert_file or settings.key_file:
-        if not (settings.cert_file and settings.key_file):
-            pair = f"[key: {settings.key_file}, cert: {settings.cert_file}]"
-            raise BadSettings(128, f"KeyFile and CertFile must both be present{pair}")
+    if bool(settings.cert_file) != bool(settings.key_file):
+        pair = f"[key: {settings.key_file}, cert: {settings.cert_file}]"
+        raise BadSettings(128, f"KeyFile and CertFile must both be present{pair}")
     cert, key, roots = (_read(name) if name else None for name in files)
     wanted = any(files) or settings.secure
     if endpoint.startswith(("http://", "unix:")) or not (

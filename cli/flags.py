@@ -1,8 +1,8 @@
 """Command-line flags as Go's pflag reads them.
 
-pflag accepts flags between arguments, `--flag=value`, `--flag value`, `-wjson`, `-w json`, `-w=json`
-and, for booleans, `--flag` and `--flag=false` but never `--flag false`. Its error texts are part of
-etcdctl's surface, so they are pflag's here.
+pflag accepts flags between arguments, `--flag=value`, `--flag value`, `-wjson`, `-w json`,
+`-w=json` and, for booleans, `--flag` and `--flag=false` but never `--flag false`. Its error texts
+are part of etcdctl's surface, so they are pflag's here.
 """
 
 import csv
@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from pyetcd.cli import gotext
 from pyetcd.cli.gotext import ParseFailure
 
+
 class FlagError(Exception):
     """A command line that pflag refuses; the text is what it says."""
 
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """One flag as declared. `kind` is bool, string, int, duration or list; `default` is its text."""
+    """One flag. `kind` is bool, string, int, duration or list; `default` is its text."""
 
     name: str
     kind: str

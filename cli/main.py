@@ -1,8 +1,8 @@
 """The entry point: `pyetcd`, or one of etcd's programs when called by its name.
 
-`pyetcd server|ctl|utl|bench|version`. Called through a link named etcd, etcdctl or etcdutl it is that
-program. Only what a command needs is imported: `ctl` starts in a few hundredths of a second because
-neither typer nor the server is loaded on its way.
+`pyetcd server|ctl|utl|bench|version`. Called through a link named etcd, etcdctl or etcdutl it is
+that program. Only what a command needs is imported: `ctl` starts in a few hundredths of a second
+because neither typer nor the server is loaded on its way.
 """
 
 import os
@@ -18,8 +18,8 @@ def main() -> int:
     argv = sys.argv[1:]
     if program in _AS_PROGRAM:
         argv = [_AS_PROGRAM[program], *argv]
-    if argv and argv[0] in _PROGRAMS:
-        return _PROGRAMS[argv[0]](argv[1:])
+    if argv and argv[0] in PROGRAMS:
+        return PROGRAMS[argv[0]](argv[1:])
     from pyetcd.cli.app import main as show
 
     return show(argv)
@@ -40,9 +40,7 @@ def _ctl(argv: list[str]) -> int:
     # As a Go program: ^C and a closed pipe end the process at once, without a word.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    streams = Streams(
-        sys.stdin.buffer, sys.stdout.buffer, sys.stderr.buffer, sys.stdout.isatty()
-    )
+    streams = Streams(sys.stdin.buffer, sys.stdout.buffer, sys.stderr.buffer, sys.stdout.isatty())
     code = execute(argv, os.environ, streams)
     streams.stdout.flush()
     streams.stderr.flush()
@@ -62,7 +60,7 @@ def _bench(argv: list[str]) -> int:
     return bench(argv)
 
 
-_PROGRAMS: dict[str, Callable[[list[str]], int]] = {
+PROGRAMS: dict[str, Callable[[list[str]], int]] = {
     "server": _server,
     "ctl": _ctl,
     "utl": _utl,

@@ -9,9 +9,7 @@ from pyetcd.proto import rpc_pb2 as rpc
 from pyetcd.proto.keys import FROM_KEY, prefix_end
 
 _BOTH = "`--prefix` and `--from-key` cannot be set at the same time, choose one"
-_TOO_MANY = (
-    "too many arguments, only accept one argument when `--prefix` or `--from-key` is set"
-)
+_TOO_MANY = "too many arguments, only accept one argument when `--prefix` or `--from-key` is set"
 _PUT_ARGS = "put command needs 1 argument and input from stdin or 2 arguments"
 _TARGETS = {
     "": rpc.RangeRequest.KEY,
@@ -67,9 +65,7 @@ def compaction(context: Context) -> None:
         revision = gotext.parse_int(context.args[0], 10)
     except ParseFailure as failure:
         raise context.fail(ERROR, str(failure)) from None
-    request = rpc.CompactionRequest(
-        revision=revision, physical=context.flags.boolean("physical")
-    )
+    request = rpc.CompactionRequest(revision=revision, physical=context.flags.boolean("physical"))
     context.start_timeout()
     call(context, calls.COMPACT, request)
     context.print(f"compacted revision {revision}")
@@ -164,9 +160,7 @@ def delete_request(context: Context) -> rpc.DeleteRangeRequest:
     if len(args) > 1 and (flags.boolean("prefix") or flags.boolean("from-key")):
         raise context.fail(BAD_ARGS, _TOO_MANY)
     key, range_end = _interval(context)
-    return rpc.DeleteRangeRequest(
-        key=key, range_end=range_end, prev_kv=flags.boolean("prev-kv")
-    )
+    return rpc.DeleteRangeRequest(key=key, range_end=range_end, prev_kv=flags.boolean("prev-kv"))
 
 
 def _interval(context: Context) -> tuple[bytes, bytes]:

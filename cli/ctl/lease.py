@@ -108,9 +108,7 @@ def keep_alive(context: Context) -> None:
         context.print(f"lease {lease_id:016x} expired or revoked.")
 
 
-def _renewals(
-    client: Client, lease_id: int, *, once: bool
-) -> Iterator[rpc.LeaseKeepAliveResponse]:
+def _renewals(client: Client, lease_id: int, *, once: bool) -> Iterator[rpc.LeaseKeepAliveResponse]:
     """Answers of one stream; the next request leaves a third of the TTL after an answer."""
     waits: queue.SimpleQueue[float | str] = queue.SimpleQueue()  # at most one wait is in it
 

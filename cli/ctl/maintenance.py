@@ -90,9 +90,7 @@ def move_leader(context: Context) -> None:
         context.read_environment()
         client = context.dial([endpoint], settings)
         try:
-            status = client.call(
-                calls.STATUS, rpc.StatusRequest(), timeout_s=context.time_left_s()
-            )
+            status = client.call(calls.STATUS, rpc.StatusRequest(), timeout_s=context.time_left_s())
             if status.header.member_id != status.leader:
                 continue
             request = rpc.MoveLeaderRequest(targetID=target)

@@ -37,9 +37,7 @@ def execute(argv: Sequence[str], env: Mapping[str, str], streams: Streams) -> in
     if found.help:
         streams.stdout.write(usage(found.command).encode())
         return 0
-    context = Context(
-        found.command, found.flags, env=environment, streams=streams, argv=list(argv)
-    )
+    context = Context(found.command, found.flags, env=environment, streams=streams, argv=list(argv))
     try:
         _function(found.command.run)(context)
     except Exit as end:

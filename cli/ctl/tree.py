@@ -24,9 +24,7 @@ GLOBAL = (
     ),
     boolean("hex", "print byte strings as hex encoded strings"),
     span("dial-timeout", "dial timeout for client connections", "2s"),
-    span(
-        "command-timeout", "timeout for short running command (excluding dial timeout)", "5s"
-    ),
+    span("command-timeout", "timeout for short running command (excluding dial timeout)", "5s"),
     span("keepalive-time", "keepalive time for client connections", "2s"),
     span("keepalive-timeout", "keepalive timeout for client connections", "6s"),
     boolean("insecure-transport", "disable transport security for client connections", on=True),
@@ -244,6 +242,8 @@ HELP = Command(
     "pyetcd.cli.ctl.run:help",
     long="Prints the help text of a command: etcdctl help [path to command].",
 )
+
+REQUESTS = Command("", "", children=(GET, PUT, DEL))  # what a line of a txn may be
 
 ROOT = Command(
     "etcdctl",

@@ -54,7 +54,9 @@ _USER = Command(
             LATER,
             (
                 boolean(
-                    "interactive", "Read password from stdin instead of interactive terminal", on=True
+                    "interactive",
+                    "Read password from stdin instead of interactive terminal",
+                    on=True,
                 ),
                 text("new-user-password", "Supply password from the command line flag"),
                 boolean("no-password", "Create a user without password (CN based auth only)"),

@@ -1,7 +1,7 @@
 """Printers: one module per format, in each a table `PRINTERS` from kind of result to function.
 
-A command shows a result; it never prints. A format that has no function for a kind answers as etcd's
-does: the request has been executed, then `Error: table not supported as output format`.
+A command shows a result; it never prints. A format that has no function for a kind answers as
+etcd's does: the request has been executed, then `Error: table not supported as output format`.
 """
 
 import importlib

@@ -8,7 +8,6 @@ out field by field.
 import base64
 import re
 
-from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from pyetcd.cli.printers.base import About, At, Display, Health, TimeToLive
@@ -42,20 +41,20 @@ def _fields(value: Message) -> list[str]:
         if field.is_repeated:
             rows = getattr(value, field.name)
             if rows:
-                listed = ",".join(_scalar(field, row) for row in rows)
+                listed = ",".join(_scalar(row) for row in rows)
                 parts.append(f'"{field.name}":[{listed}]')
         elif field.message_type is not None or field.containing_oneof is not None:
             if value.HasField(field.name):
-                text = f'"{field.name}":{_scalar(field, getattr(value, field.name))}'
+                text = f'"{field.name}":{_scalar(getattr(value, field.name))}'
                 if field.containing_oneof is not None:
                     text = f'"{_ONEOF_NAMES[field.containing_oneof.name]}":{{{text}}}'
                 parts.append(text)
         elif getattr(value, field.name):
-            parts.append(f'"{field.name}":{_scalar(field, getattr(value, field.name))}')
+            parts.append(f'"{field.name}":{_scalar(getattr(value, field.name))}')
     return parts
 
 
-def _scalar(field: FieldDescriptor, value: object) -> str:
+def _scalar(value: object) -> str:
     if isinstance(value, Message):
         return message(value)
     if isinstance(value, bool):

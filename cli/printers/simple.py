@@ -1,5 +1,7 @@
 """The default format: short lines for a person or a shell script."""
 
+from collections.abc import Callable
+
 from pyetcd.cli.printers.base import (
     About,
     At,
@@ -145,7 +147,9 @@ def _hash_kv(display: Display, answers: list[At[rpc.HashKVResponse]]) -> None:
     _table(display, hash_rows(answers))
 
 
-def _member_printer(verb: str):  # type: ignore[no-untyped-def]
+def _member_printer(
+    verb: str,
+) -> Callable[[Display, About[rpc.MemberRemoveResponse]], None]:
     return lambda display, about: display.context.print(_member(verb, about))
 
 
