@@ -51,7 +51,7 @@ def refuse_unsupported(config: Options, changed: Sequence[Option]) -> None:
             if url.is_tls:
                 raise ConfigError(
                     "TLS key/cert (--cert-file, --key-file) must be provided for client url "
-                    f"{url.address} with HTTPS scheme"
+                    f"{url} with HTTPS scheme"
                 )
     listen = (
         ("listen-client-urls", config.listen_client_urls),

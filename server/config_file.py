@@ -62,7 +62,10 @@ def _read(path: str) -> str:
 
 def _entries(path: str, text: str, maps: set[str]) -> Iterator[tuple[str, object, int]]:
     """(key, value, line) of the first document; keys inside a map are joined with a dot."""
-    loader = yaml.SafeLoader(text)
+    try:
+        loader = yaml.SafeLoader(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {_yaml_problem(error)}; correct the file") from None
     try:
         root = loader.get_node() if loader.check_node() else None
         if root is None or root.tag == "tag:yaml.org,2002:null":
