@@ -55,7 +55,7 @@ class Listener:
         self.refused_total = 0
         self.received_bytes_total = 0
         self.sent_bytes_total = 0
-        self.sniffing: dict[str, int] = {}  # host -> connections without a first byte
+        self.sniffing: dict[str, set[_Sniffer]] = {}  # host -> connections without a first byte
         self.sniffers: set[asyncio.Transport] = set()  # the same connections
         self.stopping = False
         self._tls = tls
@@ -97,6 +97,9 @@ class Listener:
             server.close()
         for transport in list(self.sniffers):
             transport.abort()  # nothing was asked there
+        for sniffing in list(self.sniffing.values()):
+            for sniffer in list(sniffing):
+                sniffer.transport.abort()
         for wire in list(self.connections):
             wire.shut_down()
         await self._wait_idle(grace_s)
@@ -106,6 +109,7 @@ class Listener:
         for wire in list(self.connections):
             wire.transport.abort()
         await self._wait_idle(1.0)
+        await asyncio.sleep(0)  # connection_lost of what was aborted
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -257,12 +261,12 @@ class _Sniffer(asyncio.Protocol):
         address = transport.get_extra_info("peername")
         self._host = str(address[0]) if isinstance(address, tuple) else ""
         self._peer = f"{address[0]}:{address[1]}" if isinstance(address, tuple) else "@"
-        sniffing = listener.sniffing.get(self._host, 0)
-        listener.sniffing[self._host] = sniffing + 1
+        sniffing = listener.sniffing.setdefault(self._host, set())
+        sniffing.add(self)
         listener.sniffers.add(self.transport)
         self._timer = listener.loop.call_later(limits.sniff_timeout_s, self.transport.abort)
         full = len(listener.connections) >= limits.connections_max
-        if full or sniffing >= limits.sniffing_per_host_max or listener.stopping:
+        if full or len(sniffing) > limits.sniffing_per_host_max or listener.stopping:
             listener.refused_total += 1
             self.transport.abort()
             return
@@ -292,9 +296,11 @@ class _Sniffer(asyncio.Protocol):
     def _forget(self) -> None:
         self._timer.cancel()
         self.listener.sniffers.discard(self.transport)
-        left = self.listener.sniffing.pop(self._host, 0) - 1
-        if left > 0:
-            self.listener.sniffing[self._host] = left
+        sniffing = self.listener.sniffing.get(self._host)
+        if sniffing is not None:
+            sniffing.discard(self)
+            if not sniffing:
+                del self.listener.sniffing[self._host]
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget()

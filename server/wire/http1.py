@@ -268,7 +268,6 @@ class HttpConnection:
             self._feed_piece(piece)
         if self._fault is not None:
             self._unfed = b""
-            self._advance()
 
     def _feed_piece(self, piece: bytes) -> None:
         if self._request is None:
@@ -280,10 +279,13 @@ class HttpConnection:
             rest = piece[upgrade.args[0] :]
             self._parser = httptools.HttpRequestParser(self)
             self._unfed = rest + self._unfed
+        except httptools.HttpParserCallbackError as error:
+            raise error.__context__ or error from None  # a bug of ours, in a sink
         except httptools.HttpParserError:
             self._refuse(400, "malformed HTTP request")
         if self._in_head and self._head_bytes > self.limits.http_header_bytes_max:
             self._refuse(431, "request header fields too large")
+        self._advance()  # handlers never run inside a callback of the parser
 
     def _refuse(self, status: int, text: str) -> None:
         if self._fault is None:
@@ -374,7 +376,6 @@ class HttpConnection:
         request.body = b"".join(self._body)
         self._body = []
         self._waiting.append(request)
-        self._advance()
 
     # Answers
 

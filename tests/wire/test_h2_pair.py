@@ -23,9 +23,9 @@ class Pair:
     def __init__(self, wire, **values):
         self.peer = wire.Peer(greet=False)
         self.client = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
-        self.client.local_settings.update(
-            {getattr(h2.settings.SettingCodes, key): value for key, value in values.items()}
-        )
+        codes = h2.settings.SettingCodes
+        own = {getattr(codes, key): value for key, value in values.items()}
+        self.client.local_settings = h2.settings.Settings(client=True, initial_values=own)
         self.client.initiate_connection()
         self.events = []
 

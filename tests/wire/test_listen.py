@@ -20,8 +20,9 @@ class Site:
     """Handlers for one test."""
 
     def __init__(self):
-        self.responders, self.calls, self.bugs, self.closed = [], [], [], []
+        self.responders, self.bugs = [], []
         self.reply_bytes = 0
+        self.lost = asyncio.Event()
 
     def echo(self, call, request):
         if request.key == b"bug":
@@ -31,7 +32,7 @@ class Site:
     def http(self, request, responder):
         if request.path == "/stream":
             self.responders.append(responder)
-            responder.on_close = lambda: self.closed.append(1)
+            responder.on_close = self.lost.set
             responder.start(200, {"Content-Type": "text/plain"})
             responder.write(b"begun\n")
         elif request.path == "/bug":
@@ -97,8 +98,7 @@ def test_http_1_by_the_standard_library():
             answer.close()
 
         await asyncio.to_thread(client)
-        while not site.closed:
-            await asyncio.sleep(0.01)
+        await site.lost.wait()
 
     run(main)
 
