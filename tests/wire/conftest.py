@@ -270,9 +270,20 @@ def peer() -> Peer:
     return Peer()
 
 
+@pytest.fixture(scope="session")
+def request_wire(wire_session: SimpleNamespace) -> SimpleNamespace:
+    """The helpers for hypothesis tests, which want no function-scoped fixture."""
+    return wire_session
+
+
 @pytest.fixture
-def wire() -> SimpleNamespace:
+def wire(wire_session: SimpleNamespace) -> SimpleNamespace:
     """The helpers above, for tests that need more than one peer or other limits."""
+    return wire_session
+
+
+@pytest.fixture(scope="session")
+def wire_session() -> SimpleNamespace:
     return SimpleNamespace(
         Peer=Peer,
         message=message,
