@@ -100,6 +100,7 @@ class Backend:
 
     __slots__ = (
         "_checkpointer",
+        "_has_failed",
         "_log_crc",
         "_persisted",
         "_vfs",
@@ -142,6 +143,7 @@ class Backend:
             vfs=self._vfs,
         )
         self.is_open = True
+        self._has_failed = False
         self._checkpointer: apsw.Connection | None = None
         # Changes in the open transaction; more than 0 from its BEGIN on.
         self.pending: int = 0
@@ -163,6 +165,7 @@ class Backend:
     def begin(self) -> None:
         """Opens the transaction; the caller has seen that `pending` is 0."""
         assert self.pending == 0, self.pending
+        assert not self._has_failed, "a write after a failure"
         try:
             self.connection.execute("BEGIN IMMEDIATE")
         except apsw.Error as error:
@@ -208,6 +211,9 @@ class Backend:
 
     def commit(self) -> None:
         """Ends the transaction, if there is anything to write. No fsync: a few page writes."""
+        # An error inside a transaction may have rolled back all of it, and every later statement
+        # would commit on its own (RELIABILITY 3.1): the first failure was the end.
+        assert not self._has_failed, "a commit after a failure"
         mark = (self.applied_index, self.applied_term, self._log_crc)
         if mark != self._persisted:
             self.meta_put("applied_index", mark[0])
@@ -215,8 +221,6 @@ class Backend:
             self.meta_put("log_crc", mark[2])
         if not self.pending:
             return
-        # An error inside a transaction may have rolled back all of it (RELIABILITY 3.3): then a
-        # COMMIT would bless the later half.
         assert self.connection.in_transaction, "the transaction was lost"
         try:
             self.connection.execute("COMMIT")
@@ -274,5 +278,7 @@ class Backend:
         return value or 0
 
     def failure(self, doing: str, error: apsw.Error) -> StorageFailure:
-        """The one translation of SQLite's errors on this file."""
-        return db.failure(self.path, doing, error)
+        """The one translation of SQLite's errors on this file; nothing is written after one."""
+        self._has_failed = True
+        self.pending = 0
+        return db.failure(self.path, doing, error, self.connection)

@@ -219,7 +219,8 @@ class History:
         try:
             rows: list[Any] = self._execute(statement, bindings).fetchall()
         except apsw.Error as error:
-            raise db.failure(self._connection.filename, "read", error) from error
+            path = self._connection.filename
+            raise db.failure(path, "read", error, self._connection) from error
         return rows
 
 

@@ -196,10 +196,10 @@ def _range_into(response: RangeResponse, view: View, request: RangeRequest) -> N
         count = history.count(key, end, upper=upper)
     if filtered:
         rows = _filtered(rows, request)
-    if order or target:
-        # A target without an order sorts what the limit has left (item 17).
-        if order in (RangeRequest.NONE, RangeRequest.ASCEND, RangeRequest.DESCEND):
-            _sort(rows, field, reverse=order == RangeRequest.DESCEND)
+    # A target without an order sorts what the limit has left (item 17); an unknown order does not
+    # sort at all.
+    if (order or target) and order in RangeRequest.SortOrder.values():
+        _sort(rows, field, reverse=order == RangeRequest.DESCEND)
     if 0 < limit < len(rows):
         del rows[limit:]
         response.more = True

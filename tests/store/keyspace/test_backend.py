@@ -2,12 +2,13 @@
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
 
 from pyetcd.store.backend import SCHEMA, Backend
-from pyetcd.store.db import Damaged, ForeignFile
+from pyetcd.store.db import Damaged, ForeignFile, StorageFailure
 from pyetcd.store.history import crc_of
 from pyetcd.store.mvcc import Keyspace
 from pyetcd.store.verify import verify
@@ -126,6 +127,55 @@ def test_space_is_given_back_in_slices(backend: Backend, keyspace: Keyspace) -> 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ForeignFile):
         Backend.open(str(tmp_path / "kv.db"), create=False)
+
+
+def test_a_full_disk_ends_the_member_and_keeps_the_last_commit(tmp_path: Path) -> None:
+    # RELIABILITY 3.1, auto-rollback: SQLITE_FULL throws the whole transaction away.
+    path = str(tmp_path / "kv.db")
+    backend = Backend.open(path, create=True)
+    keyspace = Keyspace(backend)
+    _put(keyspace, b"a")
+    backend.set_applied(1, 1)
+    backend.commit()
+    backend.query(f"PRAGMA max_page_count = {backend.size_bytes // 4096 + 30}")
+    with pytest.raises(StorageFailure, match="SQLITE_FULL"):
+        for _ in range(1000):
+            _put(keyspace, b"b", bytes(10_000))
+            backend.set_applied(backend.applied_index + 1, 1)
+    with pytest.raises(AssertionError, match="after a failure"):
+        backend.commit()
+    with pytest.raises(AssertionError, match="after a failure"):
+        backend.meta_put("x", 1)
+    backend.close()
+    backend = Backend.open(path, create=False)
+    assert (backend.applied_index, Keyspace(backend).revision) == (1, 2)
+    assert verify(backend.connection) == []
+    backend.close()
+
+
+@pytest.mark.parametrize("operation", ["write", "read"])
+def test_an_io_error_ends_the_member(tmp_path: Path, faulty_disk: Any, operation: str) -> None:
+    path = str(tmp_path / "kv.db")
+    backend = Backend.open(path, create=True, vfs="faulty")
+    keyspace = Keyspace(backend)
+    for number in range(200):
+        _put(keyspace, b"%d" % number, bytes(1000))
+    backend.commit()
+    backend.close()
+    backend.reopen()
+    keyspace.reload()
+    faulty_disk.fail = operation
+    with pytest.raises(StorageFailure):
+        _put(keyspace, b"a")
+        backend.commit()
+        keyspace.range(b"\x00", b"\x00")
+    faulty_disk.fail = ""
+    backend.close()
+    backend.reopen()
+    keyspace.reload()
+    assert verify(backend.connection) == []
+    assert keyspace.revision == 201
+    backend.close()
 
 
 COLUMNS = ("value", "create_revision", "version", "lease", "key", "crc")
