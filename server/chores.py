@@ -64,6 +64,7 @@ class Chores:
         self._leases_at_s = self._versions_at_s = self._checkpoint_at_s = 0.0
         self._asking: asyncio.Task[None] | None = None
         self._compacting: asyncio.TimerHandle | None = None
+        self._first_index = machine.wal.first_index()
         self._log = get("chores")
         self.lease_expired_total = 0
 
@@ -76,6 +77,7 @@ class Chores:
         if now_s >= self._checkpoint_at_s:
             self._checkpoint_at_s = now_s + CHECKPOINT_LOOK_S
             self._machine.checkpoint_if_due(_size_bytes(self._wal_path))
+            self._tell_of_compaction()
         if self._node.is_leader and now_s >= self._versions_at_s and self._asking is None:
             self._versions_at_s = now_s + VERSION_INTERVAL_S
             self._asking = self._loop.create_task(self._agree_on_version())
@@ -85,6 +87,12 @@ class Chores:
             self._asking.cancel()
         if self._compacting is not None:
             self._compacting.cancel()
+
+    def _tell_of_compaction(self) -> None:
+        first_index = self._machine.wal.first_index()
+        if first_index != self._first_index:
+            self._first_index = first_index
+            self._log.info("compacted Raft logs", compact_index=first_index - 1)
 
     # Compaction
 

@@ -4,14 +4,14 @@
     <data-dir>/member/wal.db   the raft log (store/wal.py)
     <data-dir>/member/kv.db    the keyspace (store/backend.py)
 
-Rules. A directory without wal.db holds no member; a new one gets kv.db first and wal.db last, so that
-an interrupted first start begins again. What is there is never overwritten: anything unexpected is
-refused with what to do about it.
+Rules. A directory without wal.db holds no member; a new one gets kv.db first and wal.db last, whole
+with its first entries, so that an interrupted first start begins again. What is there is never
+overwritten: anything unexpected is refused with what to do about it.
 """
 
 import os
 
-from pyetcd.raft.types import ConfState, Ready, SnapshotMeta
+from pyetcd.raft.types import ConfState, SnapshotMeta
 from pyetcd.server.bootstrap import Plan
 from pyetcd.server.config import Config
 from pyetcd.store import snapshot
@@ -30,6 +30,7 @@ class DataDir:
     def __init__(self, lock: LockFile, wal: Wal, backend: Backend) -> None:
         self.wal = wal
         self.backend = backend
+        self.notes = [*lock.notes, *wal.notes]  # one line each, for the log
         self._lock = lock
 
     def close(self) -> None:
@@ -82,22 +83,18 @@ def create(data_dir: str, *, plan: Plan, token: str, lock: LockFile) -> DataDir:
         Members(backend).set_cluster_id(plan.cluster_id)
         backend.meta_put(_TOKEN, token)
         backend.commit()
-        wal = Wal.create(wal_path(data_dir), cluster_id=plan.cluster_id, member_id=plan.member_id)
+        wal = Wal.create(
+            wal_path(data_dir),
+            cluster_id=plan.cluster_id,
+            member_id=plan.member_id,
+            entries=plan.entries,
+            hard_state=plan.hard_state,
+        )
     except BaseException:
         backend.close()
         lock.release()
         raise
-    data = DataDir(lock, wal, backend)
-    write_first_entries(data, plan)
-    return data
-
-
-def write_first_entries(data: DataDir, plan: Plan) -> None:
-    """The first members' entries, durable, unless they are there already."""
-    if plan.entries and data.wal.last_index() == 0:
-        data.wal.stage(Ready(entries=list(plan.entries), hard_state=plan.hard_state))
-        data.wal.commit()
-        data.wal.publish()
+    return DataDir(lock, wal, backend)
 
 
 def reopen(data_dir: str, *, lock: LockFile) -> DataDir:

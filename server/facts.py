@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pyetcd.proto.errors import EtcdError
 from pyetcd.proto.raft_internal_pb2 import InternalRaftRequest
 from pyetcd.proto.rpc_pb2 import AlarmMember, HashKVResponse
-from pyetcd.raft.rawnode import RawNode
+from pyetcd.raft.rawnode import RawNode, Status
 from pyetcd.server.machine import StateMachine
 from pyetcd.server.membership import Membership
 from pyetcd.server.reads import LinearizableReads
@@ -112,6 +112,16 @@ class Facts:
     def cluster_version(self) -> str:
         """`not_decided` until the cluster has agreed on one."""
         return self._machine.members.version or "not_decided"
+
+    def raft_status(self) -> Status:
+        return self._node.status()
+
+    def serializable_read(self) -> EtcdError | None:
+        try:
+            self._machine.keyspace.range(b"\0")
+        except EtcdError as error:
+            return error
+        return None
 
     def linearizable_read(self, done: Callable[[EtcdError | None], None]) -> None:
         self._reads.wait(done)

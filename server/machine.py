@@ -3,10 +3,11 @@
 No asyncio and no clock of its own: the driver calls `keep_up` every tick, and long jobs go to the
 `run` that was handed in (threads in the server, at once in the simulator).
 
-Rules. Applied entries are in SQLite's open transaction at once and committed in batches, by time and
-by size, always with the index, term and chained CRC of the last applied entry. A commit survives a
-killed process; what survives a power cut is the last checkpoint, and the log is cut only below it.
-The latest `CATCHUP_ENTRIES` entries stay in the log for followers that are a little behind.
+Rules. Applied entries are in SQLite's open transaction at once and committed in batches, by time
+and by size, always with the index, term and chained CRC of the last applied entry. A commit
+survives a killed process; what survives a power cut is the last checkpoint, and the log is cut
+only below it.
+The latest `catchup_entries` entries stay in the log for followers that are a little behind.
 """
 
 from collections.abc import Callable
@@ -36,7 +37,6 @@ from pyetcd.store.watch import WatchHub
 
 COMMIT_INTERVAL_S = 0.1  # etcd: backend-batch-interval
 COMMIT_CHANGES_MAX = 10_000  # etcd: backend-batch-limit
-CATCHUP_ENTRIES = 5_000  # etcd: DefaultSnapshotCatchUpEntries
 # The write-ahead file of kv.db is checkpointed away beyond this size, whatever the log holds.
 WAL_BYTES_MAX = 64 << 20
 
@@ -64,6 +64,7 @@ class StateMachine:
         lease_ttl_min_s: int,
         quota_bytes: int,
         snapshot_count: int,
+        catchup_entries: int,
         run: Run,
         quiesce: Callable[[], AbstractContextManager[None]],
     ) -> None:
@@ -89,6 +90,7 @@ class StateMachine:
         self.membership_changed = True  # told to the transport after the batch
         self._monotonic_s = monotonic_s
         self._snapshot_count = snapshot_count
+        self._catchup_entries = catchup_entries
         self._run = run
         self._quiesce = quiesce
         self._committed_at_s = monotonic_s()
@@ -169,7 +171,7 @@ class StateMachine:
         self.commit()
         self._run(self.backend.checkpoint, self._checkpointed)
 
-    def _checkpointed(self, index: int | None | EtcdError) -> None:
+    def _checkpointed(self, index: int | EtcdError | None) -> None:
         self._checkpointing = False
         if not isinstance(index, int) or index <= self._durable_index:
             return  # a reader was in the way, or a snapshot was installed: next time
@@ -179,7 +181,7 @@ class StateMachine:
         while len(states) > 1 and states[1][0] <= index:
             del states[0]
         self.wal.save_snapshot_meta(SnapshotMeta(index, self.wal.term(index), states[0][1]))
-        self.wal.compact(index - CATCHUP_ENTRIES)
+        self.wal.compact(index - self._catchup_entries)
 
     # Reading
 

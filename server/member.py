@@ -4,9 +4,9 @@ Everything else receives what it needs in its constructor; here it is decided wh
 `Member.__init__` for who knows whom, `start` and `stop` for what must come before what.
 
 Rules. Sockets are bound and the start is planned before anything is created on disk. Clients are
-served once this member has published itself through the log, as in etcd: until then connections wait
-in the backlog. A failed disk, a lost log or a bug of ours ends the process at once, without the
-orderly stop: what is in memory may no longer be true.
+served once this member has published itself through the log, as in etcd: until then connections
+wait in the backlog. A failed disk, a lost log or a bug of ours ends the process at once, without
+the orderly stop: what is in memory may no longer be true.
 """
 
 import asyncio
@@ -32,9 +32,11 @@ from pyetcd.server.clock import SystemClock, system_rng
 from pyetcd.server.config import Config
 from pyetcd.server.datadir import DataDir
 from pyetcd.server.facts import Facts
+from pyetcd.server.feeds import feed
 from pyetcd.server.loop import Driver
 from pyetcd.server.machine import StateMachine, load_conf_state
 from pyetcd.server.membership import Membership
+from pyetcd.server.metrics import Metrics
 from pyetcd.server.peer.client import HttpClient
 from pyetcd.server.peer.handshake import Identity
 from pyetcd.server.peer.survey import fetch_versions
@@ -188,6 +190,7 @@ class Member:
             ),
             quota_bytes=config.quota_bytes,
             snapshot_count=config.snapshot_count,
+            catchup_entries=config.experimental_snapshot_catchup_entries,
             run=self.workers.run,
             quiesce=self.workers.quiesce,
         )
@@ -273,28 +276,43 @@ class Member:
             monotonic_s=clock.monotonic_s,
             election_timeout_s=config.election_timeout_ms / 1000,
         )
+        facts = Facts(
+            self.id,
+            node=node,
+            machine=self.machine,
+            membership=self.membership,
+            turns=self.turns,
+            reads=self.reads,
+            loop=loop,
+        )
+        metrics = Metrics(extensive=config.metrics_extensive)
         self.serving = Serving(
             config,
             clients,
             peers,
             headers=Headers(self.cluster_id, self.id, node, lambda: self.machine.revision),
-            facts=Facts(
-                self.id,
-                node=node,
-                machine=self.machine,
-                membership=self.membership,
-                turns=self.turns,
-                reads=self.reads,
-                loop=loop,
-            ),
+            facts=facts,
             guard=self.guard,
             machine=self.machine,
             proposer=self.proposer,
             reads=self.reads,
             membership=self.membership,
             transport=self.transport,
+            metrics=metrics,
             loop=loop,
             fatal=self.fatal,
+        )
+        feed(
+            metrics,
+            facts=facts,
+            driver=self.driver,
+            machine=self.machine,
+            proposer=self.proposer,
+            reads=self.reads,
+            chores=self.chores,
+            turns=self.turns,
+            quota_bytes=config.quota_bytes,
+            client_listener=self.serving.client_listener,
         )
         self._known_peers = plan.peers if plan is not None else []
         self._publishing: asyncio.Task[None] | None = None
@@ -304,7 +322,7 @@ class Member:
 
     async def start(self) -> None:
         """Peers first, then raft, then clients once this member has published itself."""
-        for note in self._data.wal.notes:
+        for note in self._data.notes:
             self._log.warn(note)
         self._log.info(
             "starting member",

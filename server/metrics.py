@@ -158,6 +158,8 @@ class Metrics:
         self.extensive = extensive
         self.scrapes: dict[int, int] = {200: 0, 500: 0, 503: 0}
         self.scrapes_inflight = 0
+        # Called before each scrape, for what can only be copied (feeds.py).
+        self.refresh: Callable[[], None] = lambda: None
         self._read: dict[str, Callable[[], float]] = {}
         self._vectors = {
             row.name: Vector(row) for row in ROWS.values() if row.labels and row.kind != HISTOGRAM
@@ -196,6 +198,7 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """prometheus_client's collector interface."""
+        self.refresh()
         for row in ROWS.values():
             yield self._family(row)
         yield from self._grpc_families()

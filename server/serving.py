@@ -1,7 +1,8 @@
-"""What a member serves: the gRPC services and HTTP on the client port, the peer protocol on the other.
+"""What a member serves: gRPC and HTTP on the client port, the peer protocol on the peer port.
 
-Here stand the dispatch tables. A path that is in proto/services.py and in no table below is one that
-a later version will have; it is answered with "unimplemented", as gRPC answers any unknown method.
+Here stand the dispatch tables. A path that is in proto/services.py and in no table below is one
+that a later version will have; it is answered with "unimplemented", as gRPC answers any unknown
+method.
 """
 
 import asyncio
@@ -19,11 +20,14 @@ from pyetcd.server.api.maintenance import MaintenanceApi
 from pyetcd.server.api.watch import WatchApi
 from pyetcd.server.config import Config
 from pyetcd.server.facts import Facts
-from pyetcd.server.http.client_port import client_service
+from pyetcd.server.http.ops import Ops
 from pyetcd.server.http.peer_port import PeerPort
+from pyetcd.server.http.router import ClientPort, Router
 from pyetcd.server.listen import Listener
+from pyetcd.server.logs import get
 from pyetcd.server.machine import StateMachine
 from pyetcd.server.membership import Membership
+from pyetcd.server.metrics import Metrics
 from pyetcd.server.peer.client import Unreachable
 from pyetcd.server.peer.transport import PeerTransport
 from pyetcd.server.propose import Proposer
@@ -53,9 +57,11 @@ class Serving:
         reads: LinearizableReads,
         membership: Membership,
         transport: PeerTransport,
+        metrics: Metrics,
         loop: asyncio.AbstractEventLoop,
         fatal: Callable[[BaseException], None],
     ) -> None:
+        log = get("serving")
         self._clients = clients
         self._peers = peers
         self._transport = transport
@@ -100,9 +106,15 @@ class Serving:
             keepalive_timeout_s=config.grpc_keepalive_timeout_s,
             keepalive_min_time_s=config.grpc_keepalive_min_time_s,
         )
-        self.client_listener = Listener(
-            self._dispatcher(), client_service(facts), limits, on_bug=fatal
+        router = Router()
+        Ops(facts, metrics).add_to(router, client_port=True)
+        client_port = ClientPort(
+            router,
+            origins=config.cors,
+            hosts=config.host_whitelist,
+            rejected=lambda host: log.warn("rejecting request with unknown Host", host=host),
         )
+        self.client_listener = Listener(self._dispatcher(), client_port, limits, on_bug=fatal)
         # etcd 3.5 answers gRPC on the peer port, too; nothing uses it and 3.6 took it away.
         self.peer_listener = Listener(
             None,

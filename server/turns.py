@@ -138,7 +138,7 @@ class Turns:
                 return None
             return made, read_meta(target)
 
-        def copied(found: tuple[Copy, SnapshotMeta] | None | EtcdError) -> None:
+        def copied(found: tuple[Copy, SnapshotMeta] | EtcdError | None) -> None:
             self._copying = False
             if found is None or isinstance(found, EtcdError):
                 self.driver.replica.node.report_snapshot(message.to, ok=False)

@@ -5,6 +5,7 @@ import json
 
 from pyetcd.server.api.lease import BODY_BYTES_MAX, INTERNAL_PATH, RENEW_PATH, LeaseApi
 from pyetcd.server.facts import Facts
+from pyetcd.server.http.ops import version_body
 from pyetcd.server.peer.inbound import PREFIX, PeerRequests
 from pyetcd.server.peer.transport import PeerTransport
 from pyetcd.server.wire.http1 import BodySink, HttpRequest, HttpResponder, HttpService
@@ -74,12 +75,6 @@ class PeerPort:
 
     def _sink(self, request: HttpRequest, responder: HttpResponder) -> BodySink | None:
         return self._raft.sink(request, responder)
-
-
-def version_body(facts: Facts) -> bytes:
-    """What /version answers, on either port."""
-    versions = {"etcdserver": facts.server_version, "etcdcluster": facts.cluster_version}
-    return json.dumps(versions, separators=(",", ":")).encode()
 
 
 def member_fields(member: Member) -> dict[str, object]:

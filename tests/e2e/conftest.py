@@ -34,7 +34,9 @@ def free_ports(count: int) -> list[int]:
             each.close()
 
 
-def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = START_TIMEOUT_S) -> None:
+def wait_until(
+    condition: Callable[[], bool], what: str, timeout_s: float = START_TIMEOUT_S
+) -> None:
     """Polls; a condition that raises an OSError is not met yet."""
     deadline_s = time.monotonic() + timeout_s
     while True:

@@ -36,7 +36,10 @@ def test_etcdctl(machine):
     granted = etcdctl("lease", "grant", "60")
     lease = granted.split()[1]
     assert granted == f"lease {lease} granted with TTL(60s)\n"
-    assert etcdctl("lease", "keep-alive", "--once", lease) == f"lease {lease} keepalived with TTL(60)\n"
+    assert (
+        etcdctl("lease", "keep-alive", "--once", lease)
+        == f"lease {lease} keepalived with TTL(60)\n"
+    )
     assert etcdctl("endpoint", "health") != ""
     assert "127.0.0.1" in etcdctl("endpoint", "status")
     assert etcdctl("endpoint", "hashkv").startswith(node.endpoint)

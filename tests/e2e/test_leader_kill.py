@@ -24,7 +24,9 @@ class Kv:
 
     def _unary(self, path, request, response):
         return self.channel.unary_unary(
-            path, request_serializer=request.SerializeToString, response_deserializer=response.FromString
+            path,
+            request_serializer=request.SerializeToString,
+            response_deserializer=response.FromString,
         )
 
 
@@ -53,7 +55,10 @@ def leader_of(nodes, kvs):
             continue
         for name, other in kvs.items():
             try:
-                if leader and other.status(rpc.StatusRequest(), timeout=1).header.member_id == leader:
+                if (
+                    leader
+                    and other.status(rpc.StatusRequest(), timeout=1).header.member_id == leader
+                ):
                     return name
             except grpc.RpcError:
                 continue
@@ -101,16 +106,15 @@ def test_acknowledged_writes_survive_the_leader(machine, wait_until):
 
     newest = max(acknowledged.values())
     for name, kv in kvs.items():
-        got = kv.range(
-            rpc.RangeRequest(key=b"w", range_end=b"x", keys_only=True), timeout=10
-        )
+        got = kv.range(rpc.RangeRequest(key=b"w", range_end=b"x", keys_only=True), timeout=10)
         revisions = {pair.key: pair.mod_revision for pair in got.kvs}
         lost = {key for key, revision in acknowledged.items() if revisions.get(key) != revision}
         assert not lost, (name, len(lost), len(acknowledged))
     assert len(acknowledged) > 400
     wait_until(
-        lambda: len({kv.hash_kv(rpc.HashKVRequest(revision=newest)).hash for kv in kvs.values()})
-        == 1,
+        lambda: (
+            len({kv.hash_kv(rpc.HashKVRequest(revision=newest)).hash for kv in kvs.values()}) == 1
+        ),
         "equal hashes",
     )
     for kv in kvs.values():

@@ -14,9 +14,7 @@ async def main(endpoint: str) -> None:
     client = Client([endpoint])
     async with client.connect() as etcd:
         for start in range(0, 10_000, 100):
-            ops = [
-                TxnOp.put(b"rust/r/%05d" % n, b"v%d" % n) for n in range(start, start + 100)
-            ]
+            ops = [TxnOp.put(b"rust/r/%05d" % n, b"v%d" % n) for n in range(start, start + 100)]
             await etcd.txn(Txn().and_then(ops))
         pairs = await etcd.get_prefix(b"rust/r/")
         found = [(bytes(key), bytes(value)) for key, value in pairs]

@@ -1,0 +1,91 @@
+"""Where the metrics come from: numbers that the parts of a member keep anyway, read at a scrape.
+
+Nothing here runs between scrapes. What has no line here and no other writer stays at zero; the
+metrics table says of each row who feeds it.
+"""
+
+from pyetcd.server.chores import Chores
+from pyetcd.server.facts import Facts
+from pyetcd.server.listen import Listener
+from pyetcd.server.loop import Driver
+from pyetcd.server.machine import StateMachine
+from pyetcd.server.metrics import Metrics
+from pyetcd.server.propose import Proposer
+from pyetcd.server.reads import LinearizableReads
+from pyetcd.server.turns import Turns
+from pyetcd.server.version import SERVER_VERSION, runtime_version
+
+
+def feed(
+    metrics: Metrics,
+    *,
+    facts: Facts,
+    driver: Driver,
+    machine: StateMachine,
+    proposer: Proposer,
+    reads: LinearizableReads,
+    chores: Chores,
+    turns: Turns,
+    quota_bytes: int,
+    client_listener: Listener,
+) -> None:
+    """Bind every metric whose value lives in one of these parts."""
+    keyspace, backend, hub = machine.keyspace, machine.backend, machine.hub
+    numbers = {
+        "etcd_server_has_leader": lambda: facts.has_leader,
+        "etcd_server_is_leader": lambda: facts.is_leader,
+        "etcd_server_is_learner": lambda: facts.is_learner,
+        "etcd_server_proposals_applied_total": lambda: facts.applied_index,
+        "etcd_server_proposals_committed_total": lambda: facts.committed_index,
+        "etcd_server_proposals_pending": lambda: proposer.pending,
+        "etcd_server_quota_backend_bytes": lambda: quota_bytes,
+        "etcd_mvcc_db_total_size_in_bytes": lambda: backend.size_bytes,
+        "etcd_mvcc_db_total_size_in_use_in_bytes": lambda: backend.in_use_bytes,
+        "etcd_debugging_mvcc_current_revision": lambda: keyspace.revision,
+        "etcd_debugging_mvcc_compact_revision": lambda: keyspace.compact_revision,
+        "etcd_debugging_mvcc_watch_stream_total": lambda: hub.streams,
+        "etcd_debugging_mvcc_watcher_total": lambda: hub.watchers,
+        "etcd_debugging_mvcc_slow_watcher_total": lambda: hub.blocked,
+        "etcd_network_client_grpc_received_bytes_total": (
+            lambda: client_listener.received_bytes_total
+        ),
+        "etcd_network_client_grpc_sent_bytes_total": lambda: client_listener.sent_bytes_total,
+    }
+    for name, read in numbers.items():
+        metrics.bind(name, read)
+    metrics.vector("etcd_server_id").set((f"{facts.member_id:x}",), 1)
+    metrics.vector("etcd_server_version").set((SERVER_VERSION,), 1)
+    metrics.vector("etcd_server_go_version").set((runtime_version(),), 1)
+    assert client_listener.dispatcher is not None
+    dispatcher = client_listener.dispatcher
+
+    def refresh() -> None:
+        counters, lessor = metrics.counters, machine.lessor
+        counters.lease_granted = lessor.granted_total
+        counters.lease_renewed = lessor.renewed_total
+        counters.lease_revoked = lessor.revoked_total
+        counters.lease_expired = chores.lease_expired_total
+        counters.compaction_keys = machine.compaction.deleted
+        counters.watch_events = hub.events_total
+        counters.heartbeat_send_failures = driver.heartbeat_late_total
+        counters.leader_changes_seen = turns.leader_changes_total
+        counters.proposals_failed = proposer.failed_total
+        counters.read_indexes_failed = reads.failed_total
+        counters.slow_read_indexes = reads.slow_total
+        version = machine.members.version
+        if version:
+            metrics.vector("etcd_cluster_version").set((version.rpartition(".")[0],), 1)
+        for path, counted in dispatcher.counters.items():
+            stats = metrics.grpc.get(path)
+            if stats is not None:
+                stats.started, stats.received, stats.sent = (
+                    counted.started,
+                    counted.received,
+                    counted.sent,
+                )
+                stats.handled = counted.handled
+        for name, bucket in (("Range", "range"), ("Put", "put"), ("Txn", "txn")):
+            setattr(counters, bucket, metrics.grpc[f"/etcdserverpb.KV/{name}"].handled[0])
+        counters.delete = metrics.grpc["/etcdserverpb.KV/DeleteRange"].handled[0]
+
+    metrics.refresh = refresh
