@@ -92,8 +92,7 @@ def watch_script(client: Client) -> list[Any]:
 
     def create(events: int = 0, **fields: Any) -> None:
         stream.ask(create_request=fields)
-        for _ in range(1 + events):
-            seen.append(stream.take())
+        seen.extend(stream.take() for _ in range(1 + events))
 
     def change(name: str, responses: int = 0, **fields: Any) -> None:
         seen.append(client(name, **fields))
