@@ -424,6 +424,8 @@ class _Http1(_Wire):
         if not self.http.write_paused and (data := self.http.pump()):
             self.listener.sent_bytes_total += len(data)
             self.transport.write(data)
+        if not self.http.write_paused:
+            self.http.resume()
         self.set_reading(paused=self.http.reading_paused)
         if self.http.closing and not self.http.out:
             super().end()
@@ -436,7 +438,6 @@ class _Http1(_Wire):
         self.http.write_paused = False
         self._paused_since_s = None
         self._wake()
-        self.http.drained()
 
     def eof_received(self) -> bool:
         return self.http.eof()

@@ -14,186 +14,30 @@ time, unread output (closed). Upgrade requests are answered as if they had not a
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from http import HTTPStatus
-from typing import Final, Protocol
+from collections.abc import Callable
+from typing import Final
 
 import httptools
 
+from pyetcd.server.wire.exchange import (
+    BodySink,
+    HttpHandler,
+    HttpRequest,
+    HttpResponder,
+    HttpService,
+)
 from pyetcd.server.wire.limits import Limits
 
-Headers = Mapping[str, str] | Iterable[tuple[str, str]]
-HttpHandler = Callable[["HttpRequest", "HttpResponder"], None]
+__all__ = [
+    "BodySink",
+    "HttpConnection",
+    "HttpHandler",
+    "HttpRequest",
+    "HttpResponder",
+    "HttpService",
+]
 
-_STATUS_LINES: Final = {
-    int(code): f"HTTP/1.1 {int(code)} {code.phrase}\r\n".encode() for code in HTTPStatus
-}
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-_LAST_CHUNK: Final = b"0\r\n\r\n"
-_BODILESS: Final = frozenset((204, 304))
-
-
-class HttpRequest:
-    """`path` is as sent, not decoded; names in `headers` are lower case, repeated values joined."""
-
-    __slots__ = ("body", "headers", "keep_alive", "method", "path", "peer", "query", "version")
-
-    def __init__(self, method: str, target: str, headers: dict[str, str], peer: str) -> None:
-        self.method = method
-        self.path, _, self.query = target.partition("?")
-        self.headers = headers
-        self.peer = peer
-        self.body = b""
-        self.version = "1.1"
-        self.keep_alive = True
-
-
-class BodySink(Protocol):
-    """Takes a request body as it comes; `HttpResponder.pause_body` stops the coming."""
-
-    def feed(self, chunk: bytes) -> None: ...
-    def end(self) -> None:
-        """The body is complete: answer now or later."""
-
-    def abort(self) -> None:
-        """The client went away, or the body broke a rule, before its end."""
-
-
-@dataclass(frozen=True, slots=True)
-class HttpService:
-    """What lies above HTTP/1.1. `sink` may take over a request before its body is read."""
-
-    handler: HttpHandler
-    body_bytes_max: Callable[[str], int] | None = None  # by path; None: the limit for all
-    sink: "Callable[[HttpRequest, HttpResponder], BodySink | None] | None" = None
-
-
-class HttpResponder:
-    """The answer to one request: `send` at once, or `start`, `write` ..., `end`."""
-
-    __slots__ = (
-        "_chunked",
-        "_connection",
-        "_ended",
-        "_silent",
-        "base_headers",
-        "on_close",
-        "on_drain",
-        "request",
-    )
-
-    def __init__(self, connection: "HttpConnection", request: HttpRequest) -> None:
-        self._connection: HttpConnection | None = connection
-        self._ended = False
-        self._silent = request.method == "HEAD"
-        self._chunked: bool | None = None  # None: not started
-        self.request = request
-        # Go before what the handler sends: a router's CORS headers.
-        self.base_headers: tuple[tuple[str, str], ...] = ()
-        self.on_close: Callable[[], None] | None = None
-        self.on_drain: Callable[[], None] | None = None  # the socket takes data again
-
-    @property
-    def is_open(self) -> bool:
-        """Whether what is written can still reach the client."""
-        return not self._ended and self._connection is not None
-
-    @property
-    def is_started(self) -> bool:
-        return self._chunked is not None
-
-    @property
-    def buffered_bytes(self) -> int:
-        """Written and not yet taken by the kernel."""
-        return 0 if self._connection is None else self._connection.buffered_bytes
-
-    def send(self, status: int, headers: Headers = (), body: bytes = b"") -> None:
-        """The whole answer."""
-        if not self.is_open:
-            return
-        bodiless = status in _BODILESS
-        length = [] if bodiless else [("Content-Length", str(len(body)))]
-        self._head(status, [*_pairs(headers), *length])
-        self._chunked = False
-        if body and not self._silent and not bodiless:
-            self._put(body)
-        self._finish()
-
-    def start(self, status: int, headers: Headers = ()) -> None:
-        """Headers now, the body in pieces: chunked, unless the length is given."""
-        if not self.is_open:
-            return
-        assert self._chunked is None
-        pairs = _pairs(headers)
-        sized = any(name.lower() == "content-length" for name, _ in pairs)
-        self._chunked = not sized and status not in _BODILESS and self.request.version == "1.1"
-        if self._chunked:
-            pairs.append(("Transfer-Encoding", "chunked"))
-        elif not sized:
-            self.request.keep_alive = False  # HTTP/1.0: the end of the connection ends the body
-        self._head(status, pairs)
-
-    def write(self, chunk: bytes) -> None:
-        if not self.is_open or not chunk or self._silent:
-            return
-        assert self._chunked is not None
-        self._put(b"%x\r\n%b\r\n" % (len(chunk), chunk) if self._chunked else chunk)
-
-    def end(self) -> None:
-        if not self.is_open:
-            return
-        assert self._chunked is not None
-        if self._chunked and not self._silent:
-            self._put(_LAST_CHUNK)
-        self._finish()
-
-    def abort(self) -> None:
-        """Break off a started answer so that the client sees it is not complete."""
-        if self._connection is not None and not self._ended:
-            self._connection.abort()
-
-    def pause_body(self) -> None:
-        if self._connection is not None:
-            self._connection.hold_reading(held=True)
-
-    def resume_body(self) -> None:
-        if self._connection is not None:
-            self._connection.hold_reading(held=False)
-
-    def closed(self) -> None:
-        """The connection is gone (called by it)."""
-        was_open, self._connection = self.is_open, None
-        if was_open and self.on_close is not None:
-            self.on_close()
-
-    def _head(self, status: int, pairs: list[tuple[str, str]]) -> None:
-        assert self._connection is not None
-        self._connection.settle_keep_alive(self.request)
-        lines = [_STATUS_LINES.get(status) or f"HTTP/1.1 {status} \r\n".encode()]
-        pairs.append(("Date", self._connection.date()))
-        if not self.request.keep_alive:
-            pairs.append(("Connection", "close"))
-        elif self.request.version == "1.0":
-            pairs.append(("Connection", "keep-alive"))
-        for name, value in (*self.base_headers, *pairs):
-            assert "\n" not in value and "\r" not in value and "\n" not in name
-            lines.append(f"{name}: {value}\r\n".encode("latin-1", "replace"))
-        lines.append(b"\r\n")
-        self._put(b"".join(lines))
-
-    def _put(self, data: bytes) -> None:
-        if self._connection is not None:
-            self._connection.put(data)
-
-    def _finish(self) -> None:
-        self._ended = True
-        if self._connection is not None:
-            self._connection.answered(self)
-
-
-def _pairs(headers: Headers) -> list[tuple[str, str]]:
-    return list(headers.items() if isinstance(headers, Mapping) else headers)
 
 
 class HttpConnection:
@@ -248,7 +92,7 @@ class HttpConnection:
     @property
     def reading_paused(self) -> bool:
         """The host stops reading while something is parsed ahead, or nobody takes our output."""
-        return bool(self._unfed) or self._held or self.write_paused
+        return bool(self._unfed or self._waiting) or self._held or self.write_paused
 
     def receive(self, data: bytes) -> None:
         if self.closing or self._fault is not None:
@@ -261,7 +105,7 @@ class HttpConnection:
     def _feed(self) -> None:
         """Piece by piece, until something waits behind an unfinished answer."""
         size = self.limits.http_pipeline_bytes
-        while self._unfed and not self._waiting and not self._held:
+        while self._unfed and not self._waiting and not self._held and self._has_room:
             if (self._active is not None and self._sink is None) or self._fault is not None:
                 break
             piece, self._unfed = self._unfed[:size], self._unfed[size:]
@@ -343,6 +187,9 @@ class HttpConnection:
             self._refuse(413, "request body too large")
             return
         first = self._active is None and not self._waiting
+        request.pipelined = not first
+        if not first:  # no sink yet, so what may be held is the ordinary bound
+            self._body_max = min(self._body_max, self.limits.http_body_bytes_max)
         if first and self._service.sink is not None:
             responder = HttpResponder(self, request)
             self._sink = self._service.sink(request, responder)
@@ -401,8 +248,12 @@ class HttpConnection:
         self._out_bytes = 0
         return data
 
-    def drained(self) -> None:
-        """The socket takes data again."""
+    def resume(self) -> None:
+        """Output was taken: answer and parse what waited for that."""
+        if self.closing or not self._has_room:
+            return
+        self._advance()
+        self._feed()
         if self._active is not None and self._active.on_drain is not None:
             self._active.on_drain()
 
@@ -423,17 +274,34 @@ class HttpConnection:
         if self._advancing:
             return
         self._advancing = True
-        while self._active is None and self._waiting and not self.closing:
+        while self._active is None and self._waiting and self._has_room and not self.closing:
             request = self._waiting.popleft()
             self._active = HttpResponder(self, request)
-            self._service.handler(request, self._active)
+            self._start(request, self._active)
         self._advancing = False
-        if self._fault is not None and not self.closing and self._active is None:
+        idle = self._active is None and not self._waiting
+        if self._fault is not None and not self.closing and idle:
             status, text = self._fault
             request = HttpRequest("GET", "/", {}, self.peer)
             request.keep_alive = False
             self._active = HttpResponder(self, request)
             self._fail_active(status, text)
+
+    def _start(self, request: HttpRequest, responder: HttpResponder) -> None:
+        """Run the handler, or hand a body that had to be collected to its sink."""
+        make = self._service.sink
+        sink = make(request, responder) if make is not None and request.pipelined else None
+        if sink is None:
+            self._service.handler(request, responder)
+            return
+        if request.body:
+            sink.feed(request.body)
+        sink.end()
+
+    @property
+    def _has_room(self) -> bool:
+        """Nothing more is parsed or answered while this much output waits for the client."""
+        return self.buffered_bytes <= self.limits.http_send_low_bytes
 
     def _fail_active(self, status: int, text: str) -> None:
         assert self._active is not None

@@ -62,6 +62,7 @@ class Limits:
     http_body_timeout_s: float = 60.0  # a body that stands still: 408
     http_idle_timeout_s: float = 300.0  # keep-alive without a request: closed
     http_pipeline_bytes: int = 8 * KIB  # parsed ahead of an unfinished answer, then reading stops
+    http_send_low_bytes: int = 256 * KIB  # unread answers: no further request is parsed
     http_send_bytes_max: int = 64 * MIB  # a streaming response nobody reads: closed
 
     @property

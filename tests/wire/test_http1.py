@@ -63,7 +63,15 @@ class Client:
 
     def say(self, data):
         self.http.receive(data)
-        return self.http.pump()
+        return self.read()
+
+    def read(self):
+        """As the host does: fetch output, and let it go on, until nothing moves."""
+        found = b""
+        while data := self.http.pump():
+            found += data
+            self.http.resume()
+        return found
 
 
 @pytest.fixture
@@ -118,8 +126,26 @@ def test_pipelining_is_bounded(client):
     assert client.http.reading_paused
     assert len(client.http._waiting) <= Limits().http_pipeline_bytes // len(_GET) + 1
     client.held[0].send(200)
-    assert len(_bodies(client.http.pump())) == 10_001
+    assert len(_bodies(client.read())) == 10_001
     assert not client.http.reading_paused
+
+
+def test_unread_answers_stop_the_parsing():
+    """Small requests for large answers: what is held is bounded, also inside one read."""
+    client = Client(body_bytes_max=lambda path: 10**6)
+    post = b"POST /p HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\n" + bytes(100_000)
+    client.http.receive(post * 50)
+    assert client.http.reading_paused and client.http.buffered_bytes < 500_000
+    assert len(_bodies(client.read())) == 50 and not client.http.reading_paused
+
+
+def test_a_pipelined_sink_gets_its_body():
+    client = Client(sinks=True)
+    sink = b"POST /sink HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello"
+    client.say(_GET.replace(b"/a/b?c=d", b"/hold") + sink)
+    client.held[0].send(200)
+    assert [code for code, _ in _bodies(client.read())] == [200, 204]
+    assert client.sinks[0].chunks == [b"hello"] and client.sinks[0].ended
 
 
 def test_head(client):
