@@ -306,10 +306,14 @@ class Encoder:
     def match(self, group: WatcherGroup) -> dict[Watcher, list[int]]:
         """For each watcher that gets anything, which changes."""
         found: dict[Watcher, list[int]] = {}
+        match = group.match
         for index, change in enumerate(self._changes):
-            for watcher in group.match(change.key):
+            for watcher in match(change.key):
                 if watcher.wants(change):
-                    found.setdefault(watcher, []).append(index)
+                    indexes = found.get(watcher)
+                    if indexes is None:
+                        indexes = found[watcher] = []
+                    indexes.append(index)
         return found
 
     def events(self, indexes: tuple[int, ...], prev_kv: bool) -> EventSet:

@@ -5,10 +5,18 @@ from typing import Any
 
 import pytest
 
-from pyetcd.proto.rpc_pb2 import DeleteRangeRequest, PutRequest, RequestOp, TxnRequest
+from pyetcd.proto.kv_pb2 import Event, KeyValue
+from pyetcd.proto.rpc_pb2 import (
+    DeleteRangeRequest,
+    PutRequest,
+    RequestOp,
+    TxnRequest,
+    WatchResponse,
+)
 from pyetcd.store import streams
-from pyetcd.store.events import EventSet, fragments, varint
+from pyetcd.store.events import EventSet, encode_event, fragments, varint
 from pyetcd.store.intervals import Intervals
+from pyetcd.store.mvcc import Change
 
 
 def test_item_26_the_created_reply_comes_first(machine: Any, client: Any) -> None:
@@ -415,3 +423,13 @@ def test_intervals_worked_example() -> None:
     ranges.remove(b"b", b"d", "2")
     ranges.remove(b"b", b"d", "3")
     assert [list(found) for found in ranges.stab(b"c")] == [["4"]]
+
+
+@pytest.mark.parametrize("length", [1, 127, 128, 20_000])
+def test_a_delete_is_encoded_as_protobuf_does(length: int) -> None:
+    key, revision = bytes(length), 1 << 35
+    chunk = encode_event(Change(1, key, b"", 0, revision, 0, 0))
+    expected = WatchResponse(
+        events=[Event(type=Event.DELETE, kv=KeyValue(key=key, mod_revision=revision))]
+    )
+    assert chunk == expected.SerializeToString()
