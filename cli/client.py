@@ -2,8 +2,8 @@
 
 What etcd's clientv3 does, as far as its user sees it: several endpoints are balanced by round robin
 over those that answer; a call waits for a connection until its time is over; a read is sent again
-when the server was not available; a write never is, since its outcome is unknown. Each failed try of
-a unary call is one JSON line on stderr, with clientv3's wording.
+when the server was not available; a write never is, since its outcome is unknown. Each failed try
+of a unary call is one JSON line on stderr, with clientv3's wording.
 
 No asyncio here: a command is one thread that waits.
 """

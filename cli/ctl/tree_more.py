@@ -183,7 +183,8 @@ _MIRROR = Command(
         text("prefix", "Key-value prefix to mirror"),
         text(
             "dest-prefix",
-            "destination prefix to mirror a prefix to a different prefix in the destination cluster",
+            "destination prefix to mirror a prefix to a different prefix"
+            " in the destination cluster",
         ),
         boolean("no-dest-prefix", "mirror key-values to the root of the destination cluster"),
         text(

