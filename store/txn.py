@@ -102,13 +102,14 @@ def apply_txn(keyspace: Keyspace, leases: Leases, request: TxnRequest) -> TxnRes
     """With operations other than ranges it belongs through raft, see `is_readonly`."""
     view = keyspace.view()
     taken = _Branch(view, request)
+    readonly = is_readonly(request)
     deletes: list[tuple[bytes, bytes]] = []
-    if not is_readonly(request):
+    if not readonly:
         _check_puts(view, leases, taken, deletes)
     _check_ranges(view, taken)
     _require_room(keyspace.history, deletes)
     response = TxnResponse()
-    if is_readonly(request):
+    if readonly:
         _run_reads(response, view, taken)
         response.header.revision = view.revision
         return response
@@ -120,11 +121,11 @@ def apply_txn(keyspace: Keyspace, leases: Leases, request: TxnRequest) -> TxnRes
 
 def is_readonly(request: TxnRequest) -> bool:
     """Only ranges in both branches; a nested transaction counts as a write (etcd v3_server.go)."""
-    return all(
-        op.WhichOneof("request") == "request_range"
-        for ops in (request.success, request.failure)
-        for op in ops
-    )
+    for ops in (request.success, request.failure):
+        for op in ops:
+            if op.WhichOneof("request") != "request_range":
+                return False
+    return True
 
 
 def is_serializable(request: TxnRequest) -> bool:
@@ -137,22 +138,26 @@ def is_serializable(request: TxnRequest) -> bool:
 def read_range_on(
     connection: apsw.Connection, request: RangeRequest, revision: int
 ) -> RangeResponse:
-    """A range on a reader connection, for a thread; the answer is that of a store at `revision`.
-    What the answer depends on must have been committed. One short read transaction."""
+    """A range on a reader connection, for a thread; the answer is that of a store at `revision`,
+    which must have been committed. Behind a compaction since then, a range that asked for no
+    revision is answered as of now: rows below it may be gone. One short read transaction."""
     history = History(connection)
     connection.execute("BEGIN")
     try:
         newest, compacted = read_marks(connection)
         assert revision <= newest, "the reader is behind: commit first"
+        if request.revision > revision:
+            raise FutureRev
+        if revision < compacted:
+            if request.revision > 0:
+                raise Compacted
+            revision = newest
         view = View(
             history,
             revision=revision,
-            compact_revision=min(compacted, revision),
+            compact_revision=compacted,
             is_newest=revision == newest,
         )
-        if 0 < revision < compacted:
-            # Compacted between the call and now; rows below `compacted` may be gone already.
-            raise Compacted
         response = RangeResponse()
         _range_into(response, view, request)
     finally:
@@ -253,7 +258,11 @@ class _Branch:
     __slots__ = ("nested", "ops", "succeeded")
 
     def __init__(self, view: View, request: TxnRequest) -> None:
-        self.succeeded = all(_holds(view, compare) for compare in request.compare)
+        self.succeeded = True
+        for compare in request.compare:
+            if not _holds(view, compare):
+                self.succeeded = False
+                break
         self.ops: Sequence[RequestOp] = request.success if self.succeeded else request.failure
         self.nested = [
             _Branch(view, op.request_txn) for op in self.ops if op.HasField("request_txn")

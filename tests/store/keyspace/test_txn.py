@@ -468,8 +468,10 @@ def test_on_a_reader_connection(store: Store, backend: Backend) -> None:
     assert read_range_on(reader, old, 6) == store.range(**ALL, revision=3)
     compact(store.keyspace, 5)
     backend.commit()
-    for doomed in (request, old):
-        with pytest.raises(Compacted):
-            read_range_on(reader, doomed, 4)
+    with pytest.raises(Compacted):
+        read_range_on(reader, old, 4)
+    with pytest.raises(FutureRev):
+        read_range_on(reader, pb.RangeRequest(**ALL, revision=5), 4)
+    assert read_range_on(reader, request, 4) == store.range(**ALL)
     assert not reader.in_transaction
     reader.close()
