@@ -119,6 +119,9 @@ class Cluster:
         member = self.members[node]
         assert member.outstanding is None
         ready = member.outstanding = member.node.ready()
+        # May be applied at once, so these must be on the disk before this Ready is stored.
+        stored = {(e.index, e.term) for e in member.storage._entries}
+        assert all((e.index, e.term) in stored for e in ready.committed_entries), "not durable"
         self.verify(node)
         self.send(ready.messages)
         return ready

@@ -51,6 +51,7 @@ class Run:
         self.copies = rng.choice((0.0, 0.1))
         self.crashes = rng.choice((0.0, 0.01, 0.03))
         self.changes = rng.choice((0.0, 0.01, 0.03))
+        self.partitions = rng.choice((0.0, 0.02, 0.05))
         self.asked: dict[bytes, tuple[int, int]] = {}
         self.serial = 0
         self.seen_reads = 0
@@ -60,6 +61,12 @@ class Run:
         up = cluster.up()
         if rng.random() < self.crashes:
             self.crash_or_restart()
+        elif rng.random() < self.partitions:
+            cluster.heal()
+            if rng.random() < 0.7:
+                # A cut-off leader is where stale reads and doomed entries come from.
+                leaders = [member.id for member in up if member.node.is_leader]
+                cluster.isolate(rng.choice(leaders or list(cluster.members)))
         elif up:
             member = rng.choice(up)
             if rng.random() < self.changes:
@@ -72,8 +79,8 @@ class Run:
 
     def act(self, member: Any) -> None:
         rng, cluster, node = self.rng, self.cluster, member.id
-        match rng.randrange(12):
-            case 0 | 1 | 2:
+        match rng.randrange(13):
+            case 0 | 1 | 2 | 12:
                 cluster.tick(node, rng.randrange(1, 4))
             case 3 | 4:
                 self.propose(member)
@@ -181,6 +188,7 @@ class Run:
     def recover(self) -> None:
         """Everybody is back and the network is whole: one leader, and equal logs, soon."""
         cluster = self.cluster
+        cluster.heal()
         for member in cluster.members.values():
             if not member.up:
                 cluster.restart(member.id)
