@@ -13,10 +13,12 @@ import sys
 from collections.abc import Callable, Sequence
 
 from pyetcd.server import logs
-from pyetcd.server.config import Config, ConfigError, EarlyExit, load
+from pyetcd.server.config import Config, ConfigError, EarlyExit, load, unknown_key_hint
+from pyetcd.server.config_describe import describe
 from pyetcd.server.config_help import usage_text
 from pyetcd.server.log_files import Rotation
 from pyetcd.server.startup import StartupRefused, check_data_dir
+from pyetcd.server.version import SERVER_VERSION, pyetcd_version
 
 Runner = Callable[[Config], int]
 
@@ -51,7 +53,7 @@ def _serve(argv: Sequence[str], run: Runner) -> int:
     try:
         return run(config)
     except StartupRefused as refused:
-        return _refuse(refused.text)
+        return _refuse(refused.text + unknown_key_hint(config.notes))
     except KeyboardInterrupt:  # before the member had its own handler
         return 128 + signal.SIGINT
     except Exception as error:
@@ -75,6 +77,12 @@ def _start_log(config: Config) -> None:
     for note in config.notes:
         write = {"debug": log.debug, "info": log.info, "warn": log.warn}[note.level]
         write(note.msg, **note.fields)
+    log.info(
+        "starting an etcd server",
+        etcd_version=SERVER_VERSION,
+        pyetcd_version=pyetcd_version(),
+        **describe(config),
+    )
 
 
 def _run_member(config: Config) -> int:

@@ -10,7 +10,7 @@ The table of options is config_tables.py; what is checked is config_checks.py.
 
 import dataclasses
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pyetcd.server.config_checks import refuse_unsupported, validate
@@ -18,7 +18,7 @@ from pyetcd.server.config_file import read_file
 from pyetcd.server.config_help import help_text, usage_text
 from pyetcd.server.config_options import ConfigError, Effect, Kind, Note, Option, env_name
 from pyetcd.server.config_tables import IGNORED_FLAGS, Options
-from pyetcd.server.config_values import Url, format_duration, go_quote, parse_duration_ns
+from pyetcd.server.config_values import Url, go_quote, parse_duration_ns
 from pyetcd.server.version import version_text
 
 __all__ = ["OPTIONS", "Config", "ConfigError", "EarlyExit", "Note", "Url", "load"]
@@ -136,10 +136,25 @@ def load(
     else:
         _add_environment(found, env, notes)
     config = _build(found, path)
-    validate(config)
-    refuse_unsupported(config, list(_changed(config)))
+    try:
+        validate(config)
+        refuse_unsupported(config, _changed(config))
+    except ConfigError as mistake:
+        text = mistake.text + unknown_key_hint(notes)
+        raise ConfigError(text, mistake.exit_code, usage=mistake.usage) from None
     config = _derive(config, notes, default_host or _default_host)
     return dataclasses.replace(config, notes=(*notes, *_effect_notes(config)))
+
+
+def unknown_key_hint(notes: Iterable[Note]) -> str:
+    """For the end of a refusal: a misspelt key of the file may well be why. "" without one."""
+    hints = []
+    for note in notes:
+        if "nearest" in note.fields:
+            nearest = note.fields["nearest"]
+            meant = f" (did you mean {nearest}?)" if nearest else ""
+            hints.append(f"{note.fields['key']}{meant}")
+    return f"; unknown keys in the file: {', '.join(hints[:5])}" if hints else ""
 
 
 # ---- flags, as Go's flag package reads them ----
@@ -362,30 +377,3 @@ def _effect_notes(config: Config) -> list[Note]:
 
 def _note(level: str, msg: str, **fields: object) -> Note:
     return Note(level, msg, fields)
-
-
-def describe(config: Config) -> dict[str, object]:
-    """The fields of the `starting an etcd server` line."""
-    return {
-        "name": config.name,
-        "data-dir": config.data_dir,
-        "member-dir": config.member_dir,
-        "force-new-cluster": config.force_new_cluster,
-        "heartbeat-interval": format_duration(config.heartbeat_interval_ms * 1_000_000),
-        "election-timeout": format_duration(config.election_timeout_ms * 1_000_000),
-        "initial-election-tick-advance": config.initial_election_tick_advance,
-        "snapshot-count": config.snapshot_count,
-        "snapshot-catchup-entries": config.experimental_snapshot_catchup_entries,
-        "initial-advertise-peer-urls": [str(url) for url in config.initial_advertise_peer_urls],
-        "listen-peer-urls": [str(url) for url in config.listen_peer_urls],
-        "advertise-client-urls": [str(url) for url in config.advertise_client_urls],
-        "listen-client-urls": [str(url) for url in config.listen_client_urls],
-        "listen-metrics-urls": [str(url) for url in config.listen_metrics_urls],
-        "cors": list(config.cors),
-        "host-whitelist": list(config.host_whitelist),
-        "initial-cluster": config.initial_cluster,
-        "initial-cluster-state": config.initial_cluster_state,
-        "initial-cluster-token": config.initial_cluster_token,
-        "quota-size-bytes": config.quota_bytes,
-        "pre-vote": config.pre_vote,
-    }

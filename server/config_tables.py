@@ -80,7 +80,9 @@ class Options:
         "election-timeout", 1000, "Milliseconds without a leader before a follower stands."
     )
     initial_election_tick_advance: bool = _member.boolean(
-        "initial-election-tick-advance", "Shorten the very first election timeout.", default=True
+        "initial-election-tick-advance",
+        "Shorten the very first election timeout.",
+        default=True,
     )
     listen_peer_urls: tuple[Url, ...] = _member.urls(
         "listen-peer-urls", "http://localhost:2380", "Where to listen for other members."
@@ -95,7 +97,10 @@ class Options:
         effect=LATER,
     )
     listen_metrics_urls: tuple[Url, ...] = _member.urls(
-        "listen-metrics-urls", "", "Extra listeners for /metrics and /health alone."
+        "listen-metrics-urls",
+        "",
+        "Extra listeners for /metrics and /health alone.",
+        effect=LATER,
     )
     max_snapshots: int = _member.number(
         "max-snapshots", 5, "Snapshot files to keep; pyetcd keeps none.", effect=NONE
@@ -114,12 +119,14 @@ class Options:
         "backend-batch-interval",
         0.0,
         "Longest time between two commits of the keyspace; 0 means 100ms.",
+        effect=LATER,
     )
     backend_batch_limit: int = _member.number(
         "backend-batch-limit",
         0,
         "Most changes in one commit of the keyspace; 0 means 10000.",
         signed=True,
+        effect=LATER,
     )
     max_txn_ops: int = _member.number("max-txn-ops", 128, "Most operations in one transaction.")
     max_request_bytes: int = _member.number(
@@ -130,6 +137,7 @@ class Options:
         UINT32_MAX,
         "Most open streams per connection (since 3.5.9).",
         value_max=UINT32_MAX,
+        effect=LATER,
     )
     grpc_keepalive_min_time_s: float = _member.duration(
         "grpc-keepalive-min-time", 5.0, "Clients that ping more often than this are sent away."
@@ -492,6 +500,7 @@ class Options:
         5000,
         "Entries kept behind a cut of the log for slow members (since 3.5.11).",
         yaml="experimental-snapshot-catch-up-entries",
+        effect=LATER,
     )
     experimental_stop_grpc_service_on_defrag: bool = _experimental.boolean(
         "experimental-stop-grpc-service-on-defrag",
@@ -501,7 +510,9 @@ class Options:
 
     # ---- unsafe ----
     unsafe_no_fsync: bool = _unsafe.boolean(
-        "unsafe-no-fsync", "Do not wait for the disk; a power cut then loses data."
+        "unsafe-no-fsync",
+        "Do not wait for the disk; a power cut then loses data.",
+        effect=LATER,
     )
     force_new_cluster: bool = _unsafe.boolean(
         "force-new-cluster", "Go on alone with this member's data.", effect=REFUSED

@@ -8,7 +8,7 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pyetcd.server.config_values import Url
@@ -85,6 +85,21 @@ def _check_parent(path: str) -> None:
 
 def _user() -> str:
     return f"user id {os.geteuid()}"
+
+
+def notify_ready(env: Mapping[str, str]) -> None:
+    """Tell systemd that the member serves (sd_notify(3)); nothing without NOTIFY_SOCKET."""
+    address = env.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    if address.startswith("@"):  # the abstract namespace
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+        try:
+            sender.setblocking(False)
+            sender.sendto(b"READY=1", address)
+        except OSError:
+            pass  # the supervisor is gone or deaf: the member serves all the same
 
 
 # ---- ports ----

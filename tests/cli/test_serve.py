@@ -116,6 +116,7 @@ def test_notes_reach_the_log(
     status, stderr, lines = served(runner)
     assert (status, stderr) == (143, "")
     assert lines[0]["msg"] == "Running: "
+    assert lines[-1]["msg"] == "starting an etcd server" and lines[-1]["name"] == "default"
     assert any(line.get("option") == "--enable-pprof" for line in lines)
 
 

@@ -1,5 +1,7 @@
 """Flags, environment and file to a Config; what is derived; what is noted for the log."""
 
+import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 from pyetcd.server.config import OPTIONS, Config, ConfigError, EarlyExit, load
 from pyetcd.server.config_help import document
 from pyetcd.server.config_options import Effect
+from pyetcd.server.config_tables import Options
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -228,6 +231,14 @@ def test_key_that_only_a_flag_can_set(tmp_path: Path) -> None:
     assert noted(config, "a key that only a flag can set is ignored")
 
 
+def test_refusal_mentions_unknown_keys(tmp_path: Path) -> None:
+    path = write(tmp_path, "heartbeat-interval: 500\nelection-timout: 5000\n")
+    text = refusal(["--config-file", path]).text
+    assert text.startswith("--election-timeout[1000ms] should be at least as 5 times")
+    assert text.endswith("; unknown keys in the file: election-timout (did you mean "
+                         "election-timeout?)")  # fmt: skip
+
+
 def test_repeated_key(tmp_path: Path) -> None:
     config = from_file(tmp_path, "name: a\nname: b\n")
     assert config.name == "b"
@@ -283,6 +294,33 @@ def test_minimum_of_peer_timeouts() -> None:
     config = load(["--raft-read-timeout=1s"], {})
     assert config.raft_read_timeout_s == 5.0
     assert noted(config, "raft-read-timeout increased to minimum value: 5s")
+
+
+def test_effects_are_true() -> None:
+    """An option that claims an effect is read by code beyond its own reading."""
+    derived = {
+        "config_file": "read_file",
+        "version": "version_text",
+        "initial_cluster": "initial_urls",
+        "initial_cluster_state": "is_new_cluster",
+        "quota_backend_bytes": "quota_bytes",
+        "metrics": "metrics_extensive",
+        "logger": "_check_logging",
+        "log_rotation_config_json": "Rotation.parse",
+        "experimental_watch_progress_notify_interval_s": "watch_progress_interval_s",
+        "socket_reuse_address": "SO_REUSEADDR",  # always set
+    }
+    sources = [
+        path.read_text()
+        for folder in ("server", "cli")
+        for path in (ROOT / folder).rglob("*.py")
+        if path.name not in ("config_tables.py", "config_options.py", "config_describe.py")
+    ]
+    code = "\n".join(sources)
+    for field in dataclasses.fields(Options):
+        if field.metadata["option"].effect is Effect.NOW:
+            word = derived.get(field.name, f"config.{field.name}")
+            assert len(re.findall(rf"\b{re.escape(word)}\b", code)) > 0, field.name
 
 
 def test_document_is_current() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pyetcd.server.config_values import parse_url
-from pyetcd.server.startup import StartupRefused, bind, bind_all, check_data_dir
+from pyetcd.server.startup import StartupRefused, bind, bind_all, check_data_dir, notify_ready
 
 
 def tree(folder: Path) -> list[tuple[str, int]]:
@@ -117,3 +117,13 @@ def test_unix_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "localhost:77").write_text("a file of the user")
     text = refusal(lambda: bind("x", url, reuse_port=False, reuse_address=False))
     assert text.startswith("listen unix localhost:77: bind: address already in use")
+
+
+def test_systemd_is_told(tmp_path: Path) -> None:
+    notify_ready({})
+    notify_ready({"NOTIFY_SOCKET": str(tmp_path / "none")})
+    path = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(path)
+        notify_ready({"NOTIFY_SOCKET": path})
+        assert receiver.recv(100) == b"READY=1"
