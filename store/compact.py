@@ -41,7 +41,7 @@ from pyetcd.proto.kv_pb2 import KeyValue
 from pyetcd.proto.rpc_pb2 import CompactionRequest, CompactionResponse
 from pyetcd.store import db
 from pyetcd.store.backend import SUB_BITS, SUB_MAX
-from pyetcd.store.history import first_of, last_of, read_marks
+from pyetcd.store.history import first_of, last_of, reading
 from pyetcd.store.mvcc import Keyspace
 
 STEP_ROWS: Final = 200
@@ -179,11 +179,8 @@ def hash_kv(keyspace: Keyspace, revision: int) -> HashResult:
 def hash_on(connection: apsw.Connection, revision: int) -> HashResult:
     """HashKV on a reader connection, for a thread; sees what has been committed. Raises Compacted
     and FutureRev; 0 means the current revision. Runs in one read transaction."""
-    connection.execute("BEGIN")
-    try:
-        return _hash(connection, revision, *read_marks(connection))
-    finally:
-        connection.execute("COMMIT")
+    with reading(connection) as marks:
+        return _hash(connection, revision, *marks)
 
 
 def _hash(connection: apsw.Connection, revision: int, current: int, compacted: int) -> HashResult:

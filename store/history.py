@@ -21,7 +21,8 @@ Rules.
 3. No statement is left half read: each is fetched whole, so that it never blocks a commit.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, TypeAlias
 from zlib import crc32
 
@@ -224,8 +225,20 @@ class History:
         return rows
 
 
-def read_marks(connection: apsw.Connection) -> tuple[int, int]:
-    """(revision, compact_revision) of what this connection sees."""
+@contextmanager
+def reading(connection: apsw.Connection) -> Iterator[tuple[int, int]]:
+    """A read transaction on a reader connection, and the (revision, compact_revision) it sees."""
+    try:
+        connection.execute("BEGIN")
+        try:
+            yield _marks(connection)
+        finally:
+            connection.execute("ROLLBACK")  # nothing was written; it cannot fail as COMMIT can
+    except apsw.Error as error:
+        raise db.failure(connection.filename, "read", error, connection) from error
+
+
+def _marks(connection: apsw.Connection) -> tuple[int, int]:
     rows = list(connection.execute("SELECT value FROM meta WHERE key = 'compact_scheduled'"))
     compacted = int(rows[0][0]) if rows else -1
     newest = History(connection).last_rev() >> SUB_BITS

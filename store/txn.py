@@ -45,7 +45,7 @@ from pyetcd.proto.rpc_pb2 import (
     TxnResponse,
 )
 from pyetcd.store.backend import SUB_BITS, SUB_MAX
-from pyetcd.store.history import NO_LIMIT, History, Row, read_marks
+from pyetcd.store.history import NO_LIMIT, History, Row, reading
 from pyetcd.store.mvcc import Keyspace, Leases, View, WriteTxn
 
 # SQLite's LIMIT is an int64; a request's limit may be the largest one.
@@ -141,10 +141,7 @@ def read_range_on(
     """A range on a reader connection, for a thread; the answer is that of a store at `revision`,
     which must have been committed. Behind a compaction since then, a range that asked for no
     revision is answered as of now: rows below it may be gone. One short read transaction."""
-    history = History(connection)
-    connection.execute("BEGIN")
-    try:
-        newest, compacted = read_marks(connection)
+    with reading(connection) as (newest, compacted):
         assert revision <= newest, "the reader is behind: commit first"
         if request.revision > revision:
             raise FutureRev
@@ -153,15 +150,13 @@ def read_range_on(
                 raise Compacted
             revision = newest
         view = View(
-            history,
+            History(connection),
             revision=revision,
             compact_revision=compacted,
             is_newest=revision == newest,
         )
         response = RangeResponse()
         _range_into(response, view, request)
-    finally:
-        connection.execute("COMMIT")
     return response
 
 

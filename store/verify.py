@@ -14,7 +14,7 @@ import apsw
 from pyetcd.store import db
 from pyetcd.store.backend import SUB_BITS
 from pyetcd.store.db import Damaged
-from pyetcd.store.history import History, check, first_of, read_marks
+from pyetcd.store.history import History, check
 
 PROBLEMS_MAX: Final = 20
 _BATCH_ROWS: Final = 500
@@ -38,12 +38,12 @@ def verify(connection: apsw.Connection) -> list[str]:
     try:
         return list(islice(_problems(connection), PROBLEMS_MAX))
     except apsw.Error as error:
-        raise db.failure(connection.filename, "verify", error) from error
+        raise db.failure(connection.filename, "verify", error, connection) from error
 
 
 def _problems(connection: apsw.Connection) -> Iterator[str]:
     history = History(connection)
-    first, last = 0, first_of(read_marks(connection)[0] + 1)
+    first, last = 0, history.last_rev()
     while True:
         try:
             rows = history.since(first, last, limit=_BATCH_ROWS)
