@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pyetcd.server import logs
-from pyetcd.server.log_files import RotatingFile, Rotation
+from pyetcd.server.log_files import RotatingFile, Rotation, StreamOutput
 
 
 @pytest.fixture(autouse=True)
