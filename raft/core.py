@@ -17,7 +17,7 @@ Rules:
   of term it is stale and ignored like any other old message.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -81,6 +81,8 @@ class Config:
     # A leader that was removed or demoted steps down when it applies the change. With it off it
     # goes on leading without being counted (thesis 4.2.2).
     step_down_on_removal: bool = True
+    # Called at each transition that the TLA+ model knows: see trace.py.
+    trace: "Callable[[Raft, str, Message | None], None] | None" = None
 
     def validate(self) -> None:
         """A caller's mistake, so ValueError."""
@@ -162,6 +164,7 @@ class Raft:
         self.read_states: list[ReadState] = []
         self.messages: list[Message] = []
         self.messages_after_append: list[Message] = []
+        self.trace("InitState")
         self.set_configuration(restore(conf_state))
         self._load(hard_state)
         self.become_follower(self.term, NONE)
@@ -175,6 +178,10 @@ class Raft:
                 raise LogLost(f"stored {name} index {index}, but the log ends at {log.last_index}")
         log.committed = max(log.committed, hard_state.commit, applied)
         log.applied_to(max(log.applied, applied))
+
+    def trace(self, event: str, message: Message | None = None) -> None:
+        if self.config.trace is not None:
+            self.config.trace(self, event, message)
 
     # Facts.
 
@@ -210,12 +217,14 @@ class Raft:
         self._reset(term)
         self.leader = leader
         self.role = Role.FOLLOWER
+        self.trace("BecomeFollower")
 
     def become_candidate(self) -> None:
         assert self.role != Role.LEADER, "a leader does not campaign"
         self._reset(self.term + 1)
         self.vote = self.id
         self.role = Role.CANDIDATE
+        self.trace("BecomeCandidate")
 
     def become_pre_candidate(self) -> None:
         """Term and vote stay: a pre-candidate has promised nothing (thesis 9.6)."""
@@ -234,6 +243,7 @@ class Raft:
         own.recent_active = True
         # Whether a change is among the unapplied entries is not worth a scan: wait for them all.
         self.pending_conf_index = self.log.last_index
+        self.trace("BecomeLeader")
         # The no-op of the term: until one entry of its own term is committed, a leader may not
         # count older ones (thesis 3.6.2). Empty, so the quota can never refuse it.
         accepted = self.append_proposal([Entry(0, 0)])
@@ -271,6 +281,7 @@ class Raft:
     def set_configuration(self, conf: Configuration) -> ConfState:
         """Take a configuration into use; the leader's further steps are in leader.py."""
         self.conf = conf
+        self.trace("ApplyConfChange")
         for gone in self.progress.keys() - conf.members:
             del self.progress[gone]
         for node in sorted(conf.members):
@@ -304,6 +315,7 @@ class Raft:
         if index <= self.log.committed or not self.log.matches(index, self.term):
             return False
         self.log.commit_to(index)
+        self.trace("Commit")
         return True
 
     # Appending and sending.
@@ -323,6 +335,7 @@ class Raft:
                 for index, proposal in enumerate(proposals, first)
             ]
         )
+        self.trace("Replicate")
         self.send(Message(MsgType.APP_RESP, to=self.id, index=self.log.last_index))
         return True
 
@@ -342,6 +355,7 @@ class Raft:
         elif message.type not in TERMLESS:
             assert message.term == 0, "the term is set here"
             message.term = self.term
+        self.trace("Send", message)
         if message.type in AFTER_APPEND:
             self.messages_after_append.append(message)
         else:

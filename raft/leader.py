@@ -94,6 +94,7 @@ def propose(raft: Raft, message: Message) -> None:
         raise ProposalDropped("too much is waiting to be committed")
     if change_index:
         raft.pending_conf_index = change_index
+        raft.trace("ChangeConf")
     broadcast_append(raft)
 
 

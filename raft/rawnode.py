@@ -210,6 +210,7 @@ class RawNode:
         if ready.committed_entries:
             log.applying_to(ready.committed_entries[-1].index)
         self._outstanding = ready
+        raft.trace("Ready")
         return ready
 
     def advance(self, ready: Ready) -> None:

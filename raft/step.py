@@ -31,6 +31,7 @@ def step(raft: Raft, message: Message) -> None:
     """Raises ProposalDropped for a proposal, LogLost for good once the log proved to be lost."""
     if raft.log_lost is not None:
         raise raft.log_lost
+    raft.trace("Receive", message)
     if message.term and message.term != raft.term and not _enter_term(raft, message):
         return
     if message.type == MsgType.HUP:
