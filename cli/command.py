@@ -178,8 +178,8 @@ def _distance(left: str, right: str) -> int:
     return row[-1]
 
 
-def usage(command: Command) -> str:
-    """The help text."""
+def usage(command: Command, *, help_listed: bool = True) -> str:
+    """The help text. Only `help <nonsense>` leaves the --help flag out, in cobra and so here."""
     titled = command.path().partition(" ")[2] or command.name
     parts = [f"NAME:\n\t{titled} - {command.short}\n\nUSAGE:\n\t{_use_line(command)}\n"]
     if command.parent is None:
@@ -193,7 +193,10 @@ def usage(command: Command) -> str:
     if command.long:
         lines = command.long.strip("\n\t ").split("\n")
         parts.append("\nDESCRIPTION:\n" + "".join(f"\t{line}\n" for line in lines))
-    parts.append("\nOPTIONS:\n" + _flag_lines(command.local_flags()))
+    options = command.local_flags()
+    if not help_listed:
+        del options["help"]
+    parts.append("\nOPTIONS:\n" + _flag_lines(options))
     if command.parent is not None:
         parts.append("\nGLOBAL OPTIONS:\n" + _flag_lines(command.inherited_flags()))
     return gotext.align_tabs("".join(parts) + "\n")
@@ -236,4 +239,4 @@ def plain_usage(command: Command) -> str:
         rows.append((front + kind, flag.usage + (f" (default {default})" if shown else "")))
     width = max(len(front) for front, _ in rows)
     lines = "".join(f"{front.ljust(width)}   {text}\n" for front, text in rows)
-    return f"Usage:\n   {command.use} [flags]\n\nFlags:\n{lines}\n"
+    return f"Usage:\n   {command.use} [flags]\n\nFlags:\n{lines}"

@@ -7,6 +7,7 @@ in process exactly as a shell would. A command ends by returning, or by raising 
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from typing import TYPE_CHECKING, BinaryIO
 
 from pyetcd.cli import gotext
@@ -90,8 +91,12 @@ class Context:
         return Exit(code)
 
     def nested(self, command: Command, flags: FlagSet) -> "Context":
-        """The same run for a command inside the command: a request of a txn."""
-        return Context(command, flags, env=self.env, streams=self._streams, argv=[])
+        """The same run for a command inside the command: a request of a txn.
+
+        Its stdin is empty: the lines of the txn are not the value of a put.
+        """
+        streams = Streams(BytesIO(), self._streams.stdout, self._streams.stderr)
+        return Context(command, flags, env=self.env, streams=streams, argv=[])
 
     @property
     def stdin(self) -> BinaryIO:

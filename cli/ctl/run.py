@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 
-from pyetcd.cli.command import UsageMistake, find, resolve, unknown_command, usage
+from pyetcd.cli.command import UsageMistake, find, resolve, usage
 from pyetcd.cli.context import Context, Exit, Streams
 from pyetcd.cli.ctl.tree import ROOT
 
@@ -57,7 +57,7 @@ def _function(where: str) -> Callable[[Context], None]:
 def help(context: Context) -> None:
     """`help [command]`: the help of a command, or of everything for one that does not exist."""
     command, rest = find(ROOT, context.args)
-    if command is ROOT and rest:
-        assert unknown_command(ROOT, rest[0])
+    unknown = command is ROOT and bool(rest)
+    if unknown:
         context.warn("Unknown help topic [" + " ".join(f"`{word}`" for word in rest) + "]")
-    context.write(usage(command).encode())
+    context.write(usage(command, help_listed=not unknown).encode())

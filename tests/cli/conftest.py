@@ -1,6 +1,7 @@
 """A real etcd for the whole session, and both programs to run against it."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -55,9 +56,7 @@ def _runner(program: list[str]) -> Callable[..., Outcome]:
         """Runs to its end; with `lifetime_s` it is interrupted then (a watch has no end)."""
         env = {"PATH": os.environ["PATH"], **env}
         pipe = subprocess.PIPE
-        process = subprocess.Popen(
-            [*program, *argv], stdin=pipe, stdout=pipe, stderr=pipe, env=env
-        )
+        process = subprocess.Popen([*program, *argv], stdin=pipe, stdout=pipe, stderr=pipe, env=env)
         try:
             out, err = process.communicate(stdin, timeout=lifetime_s or 30)
         except subprocess.TimeoutExpired:
@@ -73,3 +72,37 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+_BLANKS = [
+    (rb'"ts":("[^"]*"|[0-9.e+]+)', b'"ts":T'),
+    (rb"0xc[0-9a-f]+", b"PTR"),
+    (rb',"stacktrace":"[^"]*"', b""),
+    (rb"took = [^\n]*", b"took = T"),
+    (rb'"took":"[^"]*"', b'"took":"T"'),
+    (rb'"Took" : [^\n]*', b'"Took" : T'),
+    (rb'"(revision|create_revision|mod_revision|compact_revision|raftIndex)":-?\d+', rb'"\1":N'),
+    (rb'"(raftAppliedIndex|dbSize|dbSizeInUse|hash)":\d+', rb'"\1":N'),
+    (rb'"(Prev)?(Revision|CreateRevision|ModRevision)" : \d+', rb'"\1\2" : N'),
+    (rb'"(DBSize|RaftIndex|RaftAppliedIndex|Hash)" : \d+', rb'"\1" : N'),
+    (rb"(, 3\.5\.1), [^,]*(, [^,]*, [^,]*, \d+), \d+, \d+", rb"\1, SIZE\2, N, N"),
+    (rb"(127.0.0.1:\d+), \d+\n", rb"\1, HASH\n"),
+    (rb"(?m)^DESCRIPTION:\n(\t.*\n)+", b"DESCRIPTION\n"),
+    (rb"(?s)(panic: [^\n]*)\n.*", rb"\1\n"),
+]
+
+
+def _blank(text: bytes) -> bytes:
+    """Without what differs between two runs of one program."""
+    for pattern, instead in _BLANKS:
+        text = re.sub(pattern, instead, text)
+    if text.startswith(b"+-"):
+        text = re.sub(rb"-+", b"-", re.sub(rb" +", b" ", text))
+        text = re.sub(rb"\| [0-9.]+(\xc2\xb5s|ms|s| [kM]B)?(?= \|)", b"| N", text)
+    return text
+
+
+@pytest.fixture(scope="session")
+def blank() -> Callable[[bytes], bytes]:
+    """Takes out of an output what differs between two runs of one program."""
+    return _blank

@@ -1,0 +1,159 @@
+"""Real processes: the same answers as in process, streams, watches, start-up, what is imported."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ENTRY = [sys.executable, "-m", "pyetcd.cli.main"]
+
+PROCESS_ROWS = (
+    "put p1 v1",
+    "get p1",
+    "get p1 --bogus",
+    "get",
+    "member list",
+    "endpoint status -w table",
+    "lease keep-alive 1",
+    "nonsense",
+)
+
+
+@pytest.mark.parametrize("line", PROCESS_ROWS)
+def test_row(judge, blank, line):
+    env = {"ETCDCTL_ENDPOINTS": judge.endpoint}
+    expected = judge.reference(line.split(), env)
+    got = judge.process(line.split(), env)
+    assert [blank(got[0]), blank(got[1]), got[2]] == [
+        blank(expected[0]),
+        blank(expected[1]),
+        expected[2],
+    ]
+
+
+WATCH_ROWS = (
+    ("watch w1 --rev={rev}", b""),
+    ("watch w1 --rev={rev} --prev-kv", b""),
+    ("watch w --prefix --rev={rev}", b""),
+    ("watch w1 w3 --rev={rev}", b""),
+    ("watch w1 --rev={rev} -w json", b""),
+    ("watch w1 --rev={rev} -w fields --prev-kv", b""),
+    ("watch w1 --rev={rev} --hex", b""),
+    ("watch w1 --rev={rev} -w table", b""),
+    ("watch w1 --rev={rev} -- echo seen", b""),
+    ("watch w1 --rev={rev} -- sh -c 'env | grep ETCD_WATCH_KEY'", b""),
+    ("watch w1 --rev={rev} -- /nonexistent", b""),
+    ("watch w1 --rev={rev} -- false", b""),
+    ("watch w1 --rev=1", b""),
+    ("watch w1 --rev=1 -w json", b""),
+    ("watch w1 --rev=1 -w fields", b""),
+)
+
+
+@pytest.fixture(scope="module")
+def history(judge):
+    """Some events, and the revision of the first; what was before is compacted."""
+    env = {"ETCDCTL_ENDPOINTS": judge.endpoint}
+    out, _, _ = judge.reference(["put", "w1", "1", "-w", "json"], env)
+    revision = int(out.split(b'"revision":')[1].split(b",")[0])
+    for line in ("put w1 2", "put w2 x", "del w1", "put w1 3"):
+        judge.reference(line.split(), env)
+    judge.reference(["compaction", str(revision)], env)
+    return revision
+
+
+@pytest.mark.parametrize(("line", "stdin"), WATCH_ROWS)
+def test_watch(judge, blank, history, line, stdin):
+    import shlex
+
+    env = {"ETCDCTL_ENDPOINTS": judge.endpoint}
+    argv = shlex.split(line.format(rev=history + 1))
+    expected = judge.reference(argv, env, stdin, 0.4)
+    got = judge.process(argv, env, stdin, 0.7)
+    assert got[2] == expected[2]
+    assert blank(got[0]) == blank(expected[0])
+    assert blank(got[1]) == blank(expected[1])
+
+
+def test_watch_from_variables(judge, history):
+    env = {"ETCDCTL_ENDPOINTS": judge.endpoint, "ETCDCTL_WATCH_KEY": "w1"}
+    argv = ["watch", f"--rev={history + 1}", "--", "echo", "seen"]
+    assert judge.process(argv, env, b"", 0.7) == judge.reference(argv, env, b"", 0.4)
+
+
+def test_keep_alive_renews(judge):
+    """Two renewals of a two second lease come within its first second."""
+    env = {"ETCDCTL_ENDPOINTS": judge.endpoint}
+    out, _, _ = judge.process(["lease", "grant", "2"], env)
+    lease = out.split()[1].decode()
+    argv = ["lease", "keep-alive", lease]
+    once = judge.process([*argv, "--once"], env)
+    assert once == (f"lease {lease} keepalived with TTL(2)\n".encode(), b"", 0)
+    out, _, _ = judge.process(argv, env, b"", 1.2)
+    assert out.count(b"keepalived") >= 2
+    out, _, _ = judge.process(["lease", "timetolive", lease, "--keys"], env)
+    assert out.startswith(f"lease {lease} granted with TTL(2s), remaining(".encode())
+    assert out.endswith(b"attached keys([])\n")
+    revoked = judge.process(["lease", "revoke", lease], env)
+    assert revoked == (f"lease {lease} revoked\n".encode(), b"", 0)
+
+
+def test_server_is_never_imported(judge):
+    """`ctl get` loads no raft, store or server, no typer and no rich."""
+    script = (
+        "import os, sys\n"
+        "from pyetcd.cli.ctl.run import run\n"
+        f"out = run(['--endpoints={judge.endpoint}', 'get', 'nokey'])\n"
+        "assert out == (b'', b'', 0), out\n"
+        "print(*sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    loaded = set(done.stdout.decode().split())
+    banned = ("pyetcd.raft", "pyetcd.store", "pyetcd.server", "typer", "click", "rich", "apsw")
+    assert not [name for name in loaded if name.startswith(banned)]
+
+
+def test_start_is_quick(judge):
+    """From start to exit, `ctl get` takes at most 150 ms more than a bare interpreter."""
+
+    def best(command: list[str]) -> float:
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            subprocess.run(command, check=True, capture_output=True)
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    bare = best([sys.executable, "-c", "pass"])
+    got = best([*ENTRY, "ctl", f"--endpoints={judge.endpoint}", "get", "nokey"])
+    assert got - bare < 0.150
+
+
+@pytest.mark.parametrize("name", ("etcdctl", "etcdutl"))
+def test_called_by_its_name(tmp_path: Path, name: str):
+    script = f"#!{sys.executable}\nimport sys\nfrom pyetcd.cli.main import main\nsys.exit(main())\n"
+    link = tmp_path / name
+    link.write_text(script)
+    link.chmod(0o755)
+    done = subprocess.run([link, "version"], capture_output=True, check=True)
+    assert done.stdout == f"{name} version: 3.5.1\nAPI version: 3.5\n".encode()
+
+
+def test_top_level_help_and_version():
+    env = {**os.environ, "TERM": "dumb", "COLUMNS": "100"}
+    done = subprocess.run([*ENTRY, "--help"], capture_output=True, env=env, check=True)
+    for program in (b"server", b"ctl", b"utl", b"bench", b"version"):
+        assert program in done.stdout
+    done = subprocess.run([*ENTRY, "nonsense"], capture_output=True, env=env, check=False)
+    assert done.returncode == 2
+    assert b"Traceback" not in done.stderr
+
+
+def test_closed_pipe_ends_quietly(judge):
+    command = f"{sys.executable} -m pyetcd.cli.main ctl --help | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, check=True)
+    assert done.stdout == b"NAME:\n"
+    assert done.stderr == b""
