@@ -18,7 +18,7 @@ from pyetcd.server.config_file import read_file
 from pyetcd.server.config_help import help_text, usage_text
 from pyetcd.server.config_options import ConfigError, Effect, Kind, Note, Option, env_name
 from pyetcd.server.config_tables import IGNORED_FLAGS, Options
-from pyetcd.server.config_values import Url, go_quote, parse_duration_ns
+from pyetcd.server.config_values import Url, go_quote, parse_duration_ns, parse_url
 from pyetcd.server.version import version_text
 
 __all__ = ["OPTIONS", "Config", "ConfigError", "EarlyExit", "Note", "Url", "load"]
@@ -103,12 +103,22 @@ class Config(Options):
         return self.metrics == "extensive"
 
     def initial_urls(self) -> dict[str, list[str]]:
-        """--initial-cluster by name, not yet checked: a name may repeat, `,,` is skipped."""
+        """--initial-cluster by name: a name may repeat, empty parts are skipped. Raises ValueError.
+
+        Only a member without data asks, as in etcd: a restart does not look at the flag.
+        """
         members: dict[str, list[str]] = {}
         for part in self.initial_cluster.split(","):
             if part:
                 name, _, url = part.partition("=")
-                members.setdefault(name, []).append(url)
+                try:
+                    text = parse_url(url.strip()).text
+                except ValueError as error:
+                    raise ValueError(
+                        f"error setting up initial cluster: {error}; --initial-cluster is "
+                        "name=url,name=url"
+                    ) from None
+                members.setdefault(name, []).append(text)
         return members
 
 

@@ -143,3 +143,16 @@ def test_environment(judge: Judge, argv: list[str], env: dict[str, str]) -> None
     verdict, error = judge(*argv, env=env), ours(argv, env)
     assert verdict.text and verdict.text in error.text
     assert error.exit_code == verdict.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["default", "default=foo", "default=http://a", "default=http://a:1/"]
+)
+def test_initial_cluster(judge: Judge, text: str) -> None:
+    argv = [*CLIENT, "--listen-peer-urls=http://127.0.0.1:0", "--initial-cluster", text]
+    argv[1] = "http://127.0.0.1:0"
+    verdict, config = judge(*argv), load(argv, {})
+    with pytest.raises(ValueError) as caught:
+        config.initial_urls()
+    assert verdict.text and str(caught.value).startswith(verdict.text)
+    assert verdict.exit_code == 1
