@@ -78,7 +78,11 @@ class Listener:
         self.loop = asyncio.get_running_loop()
         make = partial(_Sniffer, self)
         timeout_s = self.limits.sniff_timeout_s if self._tls else None
-        if sock is not None:
+        if sock is not None and sock.family == socket.AF_UNIX:
+            server = await self.loop.create_unix_server(
+                make, sock=sock, ssl=self._tls, backlog=_BACKLOG, ssl_handshake_timeout=timeout_s
+            )
+        elif sock is not None:
             server = await self.loop.create_server(
                 make, sock=sock, ssl=self._tls, backlog=_BACKLOG, ssl_handshake_timeout=timeout_s
             )
@@ -87,8 +91,8 @@ class Listener:
                 make, host, port, ssl=self._tls, backlog=_BACKLOG, ssl_handshake_timeout=timeout_s
             )
         self._servers.append(server)
-        bound: int = server.sockets[0].getsockname()[1]
-        return bound
+        address = server.sockets[0].getsockname()
+        return int(address[1]) if isinstance(address, tuple) else 0
 
     async def stop(self, grace_s: float) -> None:
         """Accept no more, let requests finish for `grace_s`, then end what is left."""
@@ -260,7 +264,7 @@ class _Sniffer(asyncio.Protocol):
         listener.accepted_total += 1
         address = transport.get_extra_info("peername")
         self._host = str(address[0]) if isinstance(address, tuple) else ""
-        self._peer = f"{address[0]}:{address[1]}" if isinstance(address, tuple) else "@"
+        self._peer = _peer_text(address)
         sniffing = listener.sniffing.setdefault(self._host, set())
         sniffing.add(self)
         listener.sniffers.add(self.transport)
@@ -304,6 +308,13 @@ class _Sniffer(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget()
+
+
+def _peer_text(address: object) -> str:
+    if not isinstance(address, tuple):
+        return "@"  # a Unix socket
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class _Http2(_Wire):

@@ -60,9 +60,13 @@ class HeaderDecoder:
         left = self._list_bytes_max
         while pos < end:
             octet = block[pos]
-            if octet & 0x80:  # 6.1 indexed
-                index, pos = _integer(block, pos, 0x7F)
-                field = self._entry(index)
+            if octet & 0x80:  # 6.1 indexed; without a call for an index of one octet
+                if octet == 0xFF:
+                    index, pos = _integer(block, pos, 0x7F)
+                else:
+                    index, pos = octet & 0x7F, pos + 1
+                known = 0 < index <= _STATIC_COUNT
+                field = _STATIC[index] if known else self._entry(index)
             elif octet & 0xC0 == 0x40:  # 6.2.1 literal, to be indexed
                 field, pos = self._literal(block, pos, 0x3F)
                 self._insert(field)

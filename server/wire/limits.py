@@ -14,7 +14,8 @@ MIB = 1024 * KIB
 class Limits:
     """Defaults are those of a client port; a peer port raises the body caps."""
 
-    # Messages. etcd adds 512 KiB of overhead to --max-request-bytes (embed: grpcOverheadBytes).
+    # Messages. etcd adds 512 KiB of overhead to --max-request-bytes (embed: grpcOverheadBytes), so
+    # this is never below one frame, which unary.py relies on.
     request_bytes_max: int = 2 * MIB  # larger: RESOURCE_EXHAUSTED before the body is read
     connections_max: int = 10_000  # one more is closed at once
     sniffing_per_host_max: int = 1024  # connections without a first byte; one more is closed

@@ -54,6 +54,9 @@ class Head(Protocol):
 class Application(Protocol):
     """What lies above HTTP/2."""
 
+    def known(self, fields: list[Field]) -> Head | None:
+        """The head of fields that are known to be well formed, without a content-length."""
+
     def head(self, fields: list[Field]) -> Head:
         """Understand a request's fields. May be called once for many requests."""
 
@@ -167,14 +170,16 @@ class Receiver(Sender):
         if head is None:
             # The block must be decoded whatever happens to the stream: the table is shared.
             fields = self._decoder.decode(block)
-            length = content_length(fields)
             if stream_id > self._accept_max:
                 self.remember_aborted(stream_id)
                 return  # after our last GOAWAY (6.8): the client repeats it elsewhere
-            if length == -1 or request_fault(fields):
-                self._abort(stream_id, frames.PROTOCOL_ERROR)
-                return
-            head = self._application.head(fields)
+            head = self._application.known(fields)
+            if head is None:
+                length = content_length(fields)
+                if length == -1 or request_fault(fields):
+                    self._abort(stream_id, frames.PROTOCOL_ERROR)
+                    return
+                head = self._application.head(fields)
             if length is None:
                 self._keep_block(block, head)
         elif stream_id > self._accept_max:

@@ -134,8 +134,19 @@ class UnaryCall(Call):
         connection.timed[self.id] = connection.clock() + limit_s
 
     def on_data(self, data: bytes, *, ended: bool) -> None:
+        if self._stage != RECEIVING:
+            return
+        if ended and not self._body and len(data) >= PREFIX_BYTES:
+            flag, size = PREFIX.unpack_from(data)
+            if flag == 0 and size == len(data) - PREFIX_BYTES:
+                self._settle_deadline()
+                self.run(data[PREFIX_BYTES:])
+                return
+        self._collect(data, ended=ended)
+
+    def _collect(self, data: bytes, *, ended: bool) -> None:
         """The slow way: a request in several frames, compressed, or wrong."""
-        if self._stage != RECEIVING or not self._hold(data):
+        if not self._hold(data):
             return
         try:
             size = self._message_bytes()
@@ -150,9 +161,13 @@ class UnaryCall(Call):
             self.fail(error.code, error.text)
             return
         self._release()
-        timed = self.connection.timed
-        if self.head.timeout_s is None:
-            del timed[self.id]
-        else:
-            timed[self.id] = self.connection.clock() + self.head.timeout_s
+        self._settle_deadline()
         self.run(message)
+
+    def _settle_deadline(self) -> None:
+        """The request is there: only the client's own deadline counts from here."""
+        limit_s = self.head.timeout_s
+        if limit_s is None:
+            del self.connection.timed[self.id]
+        elif limit_s > self.connection.limits.request_timeout_s:
+            self.connection.timed[self.id] = self.connection.clock() + limit_s

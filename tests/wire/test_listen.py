@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import http.client
 import resource
+import socket
 import ssl
 
 import pytest
@@ -257,6 +258,20 @@ def test_stop_lets_requests_finish():
         await asyncio.wait_for(stopping, 4)
         with pytest.raises(ConnectionError):
             await _open(port)
+
+    run(main)
+
+
+def test_a_unix_socket(tmp_path):
+    async def main(site, listener, port):
+        path = str(tmp_path / "s")
+        sock = socket.socket(socket.AF_UNIX)
+        sock.bind(path)
+        assert await listener.start(sock=sock) == 0
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert await reader.readuntil(b"\r\n\r\nok")
+        writer.close()
 
     run(main)
 
