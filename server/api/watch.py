@@ -5,8 +5,8 @@ calls a stream's sink, and the sink encodes and sends what the connection takes 
 client is slow is there a second task, which waits for room and ends when the queue is empty. So an
 event for ten thousand streams costs ten thousand sends and no task switch.
 
-The hub asks for its steps by `wake`; they run in the loop's next turn, one slice a turn, after the
-batch that made the work.
+The hub asks for its steps by `wake`; the first runs in the loop's next turn, after the batch that
+made the work, and each further one after a pause as long as the one before took.
 
 Bounds. The store's queue per stream (streams.py), behind it what the connection may hold
 (`can_send`). While the queue is full no further request is read.
@@ -116,9 +116,11 @@ class WatchApi:
         self.loop.call_soon(self._step)
 
     def _step(self) -> None:
+        started_s = self.loop.time()
         try:
             if self.hub.step():
-                self._schedule()
+                # Catching up takes half of the loop's time at most (etcd: syncWatchersLoop).
+                self.loop.call_later(self.loop.time() - started_s, self._step)
         except Exception as error:  # the disk, or our own bug: either way the member must stop
             self._fatal(error)
 
