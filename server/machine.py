@@ -173,6 +173,10 @@ class StateMachine:
 
     def _checkpointed(self, index: int | EtcdError | None) -> None:
         self._checkpointing = False
+        if isinstance(index, int) and self.backend.wal_bytes > WAL_BYTES_MAX // 2:
+            # Under steady writes nothing else lets the -wal file start again at its front.
+            self.commit()
+            index = self.backend.rewind()
         if not isinstance(index, int) or index <= self._durable_index:
             return  # a reader was in the way, or a snapshot was installed: next time
         self._durable_index = index

@@ -79,6 +79,28 @@ def test_a_checkpoint_in_a_thread_names_the_index_it_made_durable(backend: Backe
     assert backend.checkpoint() == 4
 
 
+def test_the_wal_file_does_not_grow_under_steady_writes(backend: Backend) -> None:
+    """A transaction is always open when the checkpoint runs, as under load."""
+    keyspace = Keyspace(backend)
+    wal = Path(backend.path + "-wal")
+    limit, sizes = 400_000, []
+    for number in range(2000):
+        _put(keyspace, b"%d" % (number % 50), bytes(500))
+        backend.set_applied(number, 1)
+        if number % 20 == 19:
+            backend.commit()
+            _put(keyspace, b"next", b"")
+            if backend.wal_bytes > limit:
+                thread = threading.Thread(target=backend.checkpoint)
+                thread.start()
+                thread.join()
+                assert backend.rewind() == number
+        sizes.append(backend.wal_bytes)
+    assert limit < max(sizes) < limit * 2
+    assert wal.stat().st_size < limit * 2
+    assert min(sizes[1000:]) < limit // 4
+
+
 def test_a_snapshot_takes_the_place_of_the_file(tmp_path: Path) -> None:
     backend = Backend.open(str(tmp_path / "kv.db"), create=True)
     keyspace = Keyspace(backend)
