@@ -6,7 +6,7 @@ send in one loop turn leaves as one write: connections with output stand in a li
 callback at the end of the turn empties it.
 
 Rules: this is the only file of the listener that knows asyncio. A bug below (an exception that is
-no EtcdError) ends the connection and goes to `on_bug`, which by default raises it in the loop.
+no EtcdError) ends its connection and goes to `on_bug`, by default the loop's exception handler.
 
 Limits: connections_max, sniffing_per_host_max, sniff_timeout_s; a full socket stops the fetching of
 output, and more than control_replies_max frames waiting then stop the reading.
@@ -161,9 +161,11 @@ class Listener:
             self.bug(error)
 
     def bug(self, error: BaseException) -> None:
-        if self._on_bug is None:
-            raise error
-        self._on_bug(error)
+        if self._on_bug is not None:
+            self._on_bug(error)
+        else:
+            context = {"message": "bug in a handler", "exception": error}
+            self.loop.call_exception_handler(context)
 
     # Connections
 
@@ -185,7 +187,10 @@ class Listener:
     def _flush(self) -> None:
         dirty, self._dirty = self._dirty, []
         for wire in dirty:
-            wire.flush()
+            try:
+                wire.flush()
+            except Exception as error:
+                wire.broken(error)
 
     def _tick(self) -> None:
         """Runs while there are connections; an idle server has no timer."""
@@ -193,9 +198,12 @@ class Listener:
         now_s = self.loop.time()
         check = self._ticks % _TICKS_PER_CHECK == 0
         for wire in list(self.connections):
-            wire.expire(now_s)
-            if check:
-                wire.check(now_s)
+            try:
+                wire.expire(now_s)
+                if check:
+                    wire.check(now_s)
+            except Exception as error:
+                wire.broken(error)
         self._timer = self.loop.call_later(_TICK_S, self._tick) if self.connections else None
 
 
@@ -239,6 +247,10 @@ class _Wire(asyncio.Protocol):
         else:
             self.transport.close()
 
+    def broken(self, error: Exception) -> None:
+        self.transport.abort()
+        self.listener.bug(error)
+
     def set_reading(self, *, paused: bool) -> None:
         if paused == self.reading_paused or self.transport.is_closing():
             return
@@ -276,15 +288,18 @@ class _Sniffer(asyncio.Protocol):
             return
         self.transport.set_write_buffer_limits(high=_WRITE_HIGH_BYTES)
         tls = transport.get_extra_info("ssl_object")
-        if tls is not None and tls.selected_alpn_protocol() == "h2":
+        alpn = None if tls is None else tls.selected_alpn_protocol()
+        if alpn == "h2" and listener.dispatcher is not None:
             self._become(_Http2(listener, self.transport, self._peer))
 
     def data_received(self, data: bytes) -> None:
         self._seen += data
+        listener = self.listener
+        speaks_h2 = listener.dispatcher is not None
         short = len(self._seen) < len(frames.PREFACE)
-        if short and frames.PREFACE.startswith(self._seen):
+        if speaks_h2 and short and frames.PREFACE.startswith(self._seen):
             return
-        if self._seen.startswith(frames.PREFACE):
+        if speaks_h2 and self._seen.startswith(frames.PREFACE):
             self._become(_Http2(self.listener, self.transport, self._peer))
         elif self.listener.http is not None:
             self._become(_Http1(self.listener, self.transport, self._peer))
@@ -336,8 +351,7 @@ class _Http2(_Wire):
         try:
             self.h2.receive(data)
         except Exception as error:
-            self.transport.abort()
-            self.listener.bug(error)
+            self.broken(error)
         if self.h2.write_paused and len(self.h2.out) > self.listener.limits.control_replies_max:
             self.set_reading(paused=True)
 
@@ -421,8 +435,7 @@ class _Http1(_Wire):
         try:
             self.http.receive(data)
         except Exception as error:
-            self.transport.abort()
-            self.listener.bug(error)
+            self.broken(error)
         self.set_reading(paused=self.http.reading_paused)
 
     def flush(self) -> None:

@@ -262,6 +262,20 @@ def test_stop_lets_requests_finish():
     run(main)
 
 
+def test_a_port_without_grpc():
+    """The peer port: an HTTP/2 preface is just a bad request."""
+
+    async def main(site, listener, port):
+        peers = Listener(None, site.http)
+        port = await peers.start("127.0.0.1", 0)
+        reader, writer = await _open(port, _GREETING)
+        assert (await reader.read()).startswith(b"HTTP/1.1 400 ")
+        writer.close()
+        await peers.stop(0)
+
+    run(main)
+
+
 def test_a_unix_socket(tmp_path):
     async def main(site, listener, port):
         path = str(tmp_path / "s")
