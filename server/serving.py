@@ -89,6 +89,7 @@ class Serving:
             lessor=machine.lessor,
             leadership=facts,
             guard=guard,
+            quota=facts,
             post=self._post,
             loop=loop,
             timeout_s=config.request_timeout_s,

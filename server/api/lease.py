@@ -22,7 +22,7 @@ from typing import Final, Protocol, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from pyetcd.proto.errors import EtcdError, LeaderChanged, LeaseNotFound, NoLeader, Timeout
+from pyetcd.proto.errors import EtcdError, LeaderChanged, LeaseNotFound, NoLeader, NoSpace, Timeout
 from pyetcd.proto.lease_pb2 import LeaseInternalRequest, LeaseInternalResponse
 from pyetcd.proto.raft_internal_pb2 import InternalRaftRequest
 from pyetcd.proto.rpc_pb2 import (
@@ -39,6 +39,7 @@ from pyetcd.proto.rpc_pb2 import (
 )
 from pyetcd.server.api.base import Done, Headers, answer_to
 from pyetcd.server.api.guard import LeaderGuard
+from pyetcd.server.api.kv import Quota
 from pyetcd.server.reads import LinearizableReads
 from pyetcd.server.wire.grpc import ServerStream, UnaryCall
 from pyetcd.store.lease import Expiring, Lessor, NotPrimary
@@ -86,6 +87,7 @@ class LeaseApi:
         lessor: Lessor,
         leadership: Leadership,
         guard: LeaderGuard,
+        quota: Quota | None = None,
         post: Post,
         loop: asyncio.AbstractEventLoop,
         timeout_s: float,
@@ -96,6 +98,7 @@ class LeaseApi:
         self._lessor = lessor
         self._leadership = leadership
         self._guard = guard
+        self._quota = quota
         self._post = post
         self._loop = loop
         self._timeout_s = timeout_s
@@ -108,7 +111,10 @@ class LeaseApi:
         while request.ID == 0:  # the server picks one, and only positive ones
             request.ID = self._proposer.next_id() & (1 << 63) - 1
         done = answer_to(call, self._headers)
-        self._proposer.propose(InternalRaftRequest(lease_grant=request), done)
+        proposal = InternalRaftRequest(lease_grant=request)
+        if self._quota is None or self._quota.fits(proposal):
+            return self._proposer.propose(proposal, done)
+        return self._quota.raise_nospace(lambda: done(NoSpace()))
 
     def lease_revoke(self, call: UnaryCall, request: LeaseRevokeRequest) -> None:
         done = answer_to(call, self._headers)

@@ -402,3 +402,19 @@ def test_a_peer_hears_of_a_read_that_takes_too_long(
         assert status == 408
 
     run(test)
+
+
+def test_item_43_a_full_store_refuses_a_grant_before_raft(run: Callable[..., None]) -> None:
+    class Full:
+        def fits(self, request: InternalRaftRequest) -> bool:
+            return not request.HasField("lease_grant")
+
+        def raise_nospace(self, then: Callable[[], None]) -> None:
+            then()
+
+    async def test(leader: Member, follower: Member) -> None:
+        leader.api._quota = Full()
+        assert await leader.grant(3) == (8, "etcdserver: mvcc: database space exceeded")
+        assert leader.proposed == []
+
+    run(test)

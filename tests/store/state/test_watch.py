@@ -433,3 +433,14 @@ def test_a_delete_is_encoded_as_protobuf_does(length: int) -> None:
         events=[Event(type=Event.DELETE, kv=KeyValue(key=key, mod_revision=revision))]
     )
     assert chunk == expected.SerializeToString()
+
+
+def test_a_watcher_of_one_key_reads_only_its_history(machine: Any, client: Any) -> None:
+    machine.put("a")
+    for _ in range(2500):
+        machine.put("b")
+    machine.put("a")
+    client.watch("a", start=2, prev_kv=True)
+    machine.hub.step()
+    assert [len(reply.events.chunks) for reply in client.replies] == [0, 2]
+    assert machine.hub.slow == 0
