@@ -137,27 +137,38 @@ def _apply(config: Configuration, changes: Iterable[ConfChangeSingle]) -> Config
 
 
 def _checked(config: Configuration) -> Configuration:
-    """The rules every configuration obeys; our own functions breaking one is a bug."""
-    assert config.learners_next <= config.outgoing, "staged without being an outgoing voter"
-    assert not config.learners_next & config.voters, "staged as learner but an incoming voter"
-    assert not config.learners & config.all_voters, "voter and learner at once"
-    assert config.joint or not (config.learners_next or config.auto_leave), "leftovers of joint"
+    """Our own functions breaking a rule is a bug."""
+    fault = _fault(config)
+    assert not fault, fault
     return config
 
 
-def restore(state: ConfState) -> Configuration:
-    """From a stored ConfState. A state that breaks the rules came from a damaged file."""
-    if len(state.voters) == 0 and (state.voters_outgoing or state.learners):
-        raise ConfChangeInvalid(f"a stored configuration without voters: {state}")
-    return _checked(
-        Configuration(
-            frozenset(state.voters),
-            frozenset(state.voters_outgoing),
-            frozenset(state.learners),
-            frozenset(state.learners_next),
-            state.auto_leave,
-        )
+def _fault(config: Configuration) -> str:
+    """The rule that a configuration breaks, or ""."""
+    rules = (
+        ("a staged learner is no outgoing voter", config.learners_next <= config.outgoing),
+        ("a staged learner is an incoming voter", not config.learners_next & config.voters),
+        ("a voter is a learner as well", not config.learners & config.all_voters),
+        ("leftovers of a joint state", config.joint or not config.learners_next),
+        ("nothing to leave by itself", config.joint or not config.auto_leave),
+        ("no voters", bool(config.voters) or not (config.outgoing or config.learners)),
     )
+    return next((text for text, holds in rules if not holds), "")
+
+
+def restore(state: ConfState) -> Configuration:
+    """From a stored or a received ConfState. One that breaks the rules is not ours to assert."""
+    config = Configuration(
+        frozenset(state.voters),
+        frozenset(state.voters_outgoing),
+        frozenset(state.learners),
+        frozenset(state.learners_next),
+        state.auto_leave,
+    )
+    fault = _fault(config)
+    if fault:
+        raise ConfChangeInvalid(f"{fault}: {state}")
+    return config
 
 
 def to_state(config: Configuration) -> ConfState:

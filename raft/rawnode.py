@@ -32,6 +32,7 @@ from pyetcd.raft.leader import flush_reads, maybe_leave_joint, switch_configurat
 from pyetcd.raft.progress import ProgressState
 from pyetcd.raft.step import step
 from pyetcd.raft.types import (
+    NONE,
     ConfChange,
     ConfChangeV2,
     ConfState,
@@ -122,6 +123,8 @@ class RawNode:
         mistake, ProposalDropped for a forwarded proposal, LogLost when this node must stop."""
         if message.type in LOCAL or (message.term == 0 and message.type not in TERMLESS):
             raise StepLocalMessage(f"{message.type.name} from {message.from_:x}")
+        if message.to not in (NONE, self.raft.id):
+            raise StepPeerNotFound(f"{message.type.name} is for {message.to:x}, not for this node")
         if message.type in RESPONSES and message.from_ not in self.raft.progress:
             raise StepPeerNotFound(f"{message.type.name} from {message.from_:x}, not a member")
         step(self.raft, message)

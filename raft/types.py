@@ -225,7 +225,8 @@ class StepLocalMessage(RaftError):
 
 
 class StepPeerNotFound(RaftError):
-    """A response came from a node outside the configuration, for instance one just removed."""
+    """A response came from a node outside the configuration, for instance one just removed; or
+    a message is meant for another node."""
 
 
 class ConfChangeInvalid(RaftError):

@@ -157,7 +157,7 @@ def _by_upb(message: Message) -> pb.Message:
     """The same by protobuf, with the fields set that etcd always writes."""
     kind, to, sender, term, log_term, index, _, commit, _, reject, hint, context = astuple(message)
     built = pb.Message(
-        type=int(kind),
+        type=pb.MessageType.Name(kind),
         to=to,
         term=term,
         logTerm=log_term,
@@ -175,7 +175,7 @@ def _by_upb(message: Message) -> pb.Message:
 
 
 def _entry_by_upb(entry: Entry) -> pb.Entry:
-    built = pb.Entry(Type=int(entry.type), Term=entry.term, Index=entry.index)
+    built = pb.Entry(Type=pb.EntryType.Name(entry.type), Term=entry.term, Index=entry.index)
     if entry.data:
         built.Data = entry.data
     return built

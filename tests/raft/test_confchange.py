@@ -139,6 +139,16 @@ def test_simple_changes_move_at_most_one_voter(changes: list[ConfChangeSingle]) 
         conf = after
 
 
-def test_a_damaged_state_is_refused() -> None:
-    with pytest.raises(ConfChangeInvalid, match="without voters"):
-        restore(ConfState(learners=(1,)))
+@pytest.mark.parametrize(
+    ("state", "text"),
+    [
+        (ConfState(learners=(1,)), "no voters"),
+        (ConfState((1,), (1,)), "a learner as well"),
+        (ConfState((1,), (), (), (2,)), "no outgoing voter"),
+        (ConfState((1, 2), (), (1, 2), (2,)), "an incoming voter"),
+        (ConfState((1,), auto_leave=True), "leave by itself"),
+    ],
+)
+def test_a_damaged_state_is_refused(state: ConfState, text: str) -> None:
+    with pytest.raises(ConfChangeInvalid, match=text):
+        restore(state)

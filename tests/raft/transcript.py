@@ -34,6 +34,7 @@ Commands (nodes are numbers, A->B is a direction):
     refuse [NODE ...]              the application refuses changes of these nodes
     snapshot NODE, compact NODE INDEX, snapshots NODE ready|pending
     step NODE TYPE from=N [term=N index=N log_term=N commit=N reject entries=N/T,... context=X]
+    misdeliver NODE TYPE to=N from=N term=N
     step-snapshot NODE from=N term=N snapshot=INDEX/TERM voters=N,... [learners=N,...]
     status NODE, log NODE, state, applied, reads NODE, network
 """
@@ -216,6 +217,11 @@ class Player:
         message.entries = [Entry(int(term), int(index)) for index, term in entries]
         self.cluster.members[int(node)].node.step(message)
         self.cluster.verify(int(node))
+
+    def do_misdeliver(self, node: str, kind: str, *words: str) -> None:
+        _, options = _options(words)
+        message = Message(MsgType[kind], options["to"], options["from"], options["term"])
+        self.cluster.members[int(node)].node.step(message)
 
     def do_step_snapshot(self, node: str, *words: str) -> None:
         _, options = _options(words)
