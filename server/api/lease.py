@@ -292,14 +292,7 @@ class LeaseApi:
             if not self._leadership.is_leader:
                 raise NotPrimary
             async with asyncio.timeout(APPLY_TIMEOUT_S if internal else self._timeout_s):
-                if keep_alive is not None:
-                    ttl_s = await self._renew_here(keep_alive.ID)
-                    answer: Message = LeaseKeepAliveResponse(ID=keep_alive.ID, TTL=ttl_s)
-                else:
-                    assert internal is not None
-                    described = await self._describe_here(internal.LeaseTimeToLiveRequest)
-                    described.header.SetInParent()  # etcd sends an empty one
-                    answer = LeaseInternalResponse(LeaseTimeToLiveResponse=described)
+                answer = await self._answer_peer(keep_alive, internal)
         except LeaseNotFound:
             return 404, b"lease not found\n"
         except NotPrimary:
@@ -310,3 +303,21 @@ class LeaseApi:
         except EtcdError as error:
             return 500, f"{error.text}\n".encode()
         return 200, answer.SerializeToString()
+
+    async def _answer_peer(
+        self, keep_alive: LeaseKeepAliveRequest | None, internal: LeaseInternalRequest | None
+    ) -> Message:
+        while True:
+            try:
+                if keep_alive is not None:
+                    ttl_s = await self._renew_here(keep_alive.ID)
+                    return LeaseKeepAliveResponse(ID=keep_alive.ID, TTL=ttl_s)
+                assert internal is not None
+                described = await self._describe_here(internal.LeaseTimeToLiveRequest)
+                described.header.SetInParent()  # etcd sends an empty one
+                return LeaseInternalResponse(LeaseTimeToLiveResponse=described)
+            except NotPrimary:
+                # Just elected: the lessor follows with the next tick.
+                if not self._leadership.is_leader:
+                    raise
+                await asyncio.sleep(FORWARD_PAUSE_S)

@@ -6,6 +6,8 @@ Compared is everything but who answered: ids of members and the term.
 
 import queue
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
@@ -231,3 +233,40 @@ def test_item_54_ids_are_derived_as_etcd_derives_them(both: tuple[Client, Client
         client.raw("KV/Put", key=b"a")
         again = client("Cluster/MemberRemove", ID=added.ID)
         assert again == (5, "etcdserver: member not found")
+
+
+def post(port: int, path: str, body: bytes | None) -> tuple[int, str, bytes]:
+    url = f"http://127.0.0.1:{port}{path}"
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, data=body), timeout=5) as answer:
+            return answer.status, answer.headers["Content-Type"], answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.headers["Content-Type"], error.read()
+
+
+def test_item_39_a_member_is_asked_for_leases_as_etcd_is(machine: Any) -> None:
+    seen = []
+    for program in ("pyetcd", "etcd"):
+        process = machine.single(program)
+        flag = "--listen-peer-urls=http://127.0.0.1:"
+        (peer,) = (int(arg.removeprefix(flag)) for arg in process.argv if arg.startswith(flag))
+        client = Client(process.endpoint)
+        client.raw("Lease/LeaseGrant", ID=6, TTL=100)
+        client.raw("Lease/LeaseTimeToLive", ID=6)  # answered once the lessor is primary
+        client.raw("Lease/LeaseGrant", ID=7, TTL=100)
+        client.raw("KV/Put", key=b"k", lease=7)
+        seen.append(
+            [
+                post(peer, "/leases", pb.LeaseKeepAliveRequest(ID=7).SerializeToString()),
+                post(peer, "/leases", pb.LeaseKeepAliveRequest(ID=8).SerializeToString()),
+                post(peer, "/leases", b"\xff"),
+                post(peer, "/leases", None),
+                post(peer, "/leases/internal", b"\x0a\x04\x08\x07\x10\x01"),
+                post(peer, "/leases/internal", b"\x0a\x02\x08\x08"),
+                post(peer, "/leases/internal", b"\x08"),
+            ]
+        )
+        client.channel.close()
+    for number, (ours, theirs) in enumerate(zip(*seen, strict=True)):
+        assert ours == theirs, number
