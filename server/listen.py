@@ -332,6 +332,16 @@ def _peer_text(address: object) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def _common_name(transport: asyncio.Transport) -> str:
+    tls = transport.get_extra_info("ssl_object")
+    certificate = tls.getpeercert() if tls is not None else None
+    for names in (certificate or {}).get("subject", ()):
+        for name, value in names:
+            if name == "commonName":
+                return str(value)
+    return ""
+
+
 class _Http2(_Wire):
     """HTTP/2: every answer leaves with the others of its loop turn."""
 
@@ -345,6 +355,7 @@ class _Http2(_Wire):
             peer=peer,
             wake=partial(listener.wake, self),
         )
+        self.h2.common_name = _common_name(transport)
 
     def data_received(self, data: bytes) -> None:
         self.listener.received_bytes_total += len(data)
@@ -423,6 +434,7 @@ class _Http1(_Wire):
             wake=self._wake,
             socket_bytes=transport.get_write_buffer_size,
         )
+        self.http.common_name = _common_name(transport)
         self._waking = False
 
     def _wake(self) -> None:

@@ -19,4 +19,4 @@ async def watch(stream: ServerStream) -> None:
     async for request in stream:
         assert isinstance(request, HealthCheckRequest)
         stream.send(_UNKNOWN if request.service else _SERVING)
-        await stream.closed()
+        await stream.wait_closed()

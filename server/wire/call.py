@@ -153,6 +153,11 @@ class Call(flow.Stream):
         return self.connection.peer
 
     @property
+    def common_name(self) -> str:
+        """Of the client's verified TLS certificate; empty without one."""
+        return self.connection.common_name
+
+    @property
     def cancelled(self) -> bool:
         return self.closed or self._stage == ZOMBIE
 

@@ -25,6 +25,7 @@ class HttpRequest:
 
     __slots__ = (
         "body",
+        "common_name",
         "headers",
         "keep_alive",
         "method",
@@ -43,6 +44,7 @@ class HttpRequest:
         self.body = b""
         self.version = "1.1"
         self.keep_alive = True
+        self.common_name = ""  # of the client's verified TLS certificate
         self.pipelined = False  # parsed while the answer before it was not ended
 
 

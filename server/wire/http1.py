@@ -58,6 +58,7 @@ class HttpConnection:
         self.clock = clock
         self.date = date
         self.peer = peer
+        self.common_name = ""
         self.out: list[bytes] = []
         self.closing = False  # write what is in `out`, then close
         self.aborted = False  # drop the socket
@@ -172,6 +173,7 @@ class HttpConnection:
         method = self._parser.get_method().decode("latin-1")
         target = _origin_form(self._target.decode("latin-1"))
         request = HttpRequest(method, target, self._fields, self.peer)
+        request.common_name = self.common_name
         request.version = self._parser.get_http_version()
         request.keep_alive = self._parser.should_keep_alive()
         if request.version == "1.1" and "host" not in self._fields:

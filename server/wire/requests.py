@@ -70,6 +70,7 @@ class Receiver(Sender):
         super().__init__(limits)
         self.clock = clock
         self.peer = ""  # address of the other end, for handlers and logs
+        self.common_name = ""  # of its verified TLS certificate
         self.last_id = 0
         self.zombies = 0  # handlers that run on though their stream is gone
         self.held = 0  # bytes of requests received and not yet handed over

@@ -113,7 +113,7 @@ class ServerStream(Call):
             connection.enqueue(self, piece)
 
     def _send_at_once(self, payload: bytes, framed: int) -> None:
-        """One frame past the queues: 0.6 us instead of 2.2, which counts when a key has many
+        """One frame past the queues: 0.6 us instead of 1.2, which counts when a key has many
         watchers."""
         connection = self.connection
         self.send_window -= framed
@@ -125,6 +125,12 @@ class ServerStream(Call):
         self._route.counters.sent += 1
         if not connection.waking:
             connection.wake()
+
+    async def wait_closed(self) -> None:
+        """For handlers that only wait for the client to leave; usually ends by cancellation."""
+        while not self.closed:
+            self._reader = self._tasks.waiter()
+            await self._reader
 
     async def drain(self) -> None:
         while not self.closed and not self.can_send:

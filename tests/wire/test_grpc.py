@@ -378,6 +378,20 @@ def test_a_client_that_does_not_read_loses_the_stream(wire):
     assert peer.connection.streams_stalled == 1
 
 
+def test_wait_closed(peer):
+    async def wait(stream):
+        stream.start()
+        await stream.wait_closed()
+
+    peer.service.stream = wait
+    peer.connection._application = peer.service.dispatcher()
+    peer.say(peer.headers(1, "/t.T/Stream"))
+    assert not peer.say(peer.data(1, bytes(5), end=False))
+    assert peer.service.tasks.tasks
+    peer.say(f.rst_stream(1, 8))
+    assert not peer.service.tasks.tasks and peer.connection.zombies == 0
+
+
 def test_start_and_finish(peer):
     peer.say(peer.headers(1, "/t.T/Deaf", end=True))
     stream = peer.service.streams[0]

@@ -21,16 +21,18 @@ class Site:
     """Handlers for one test."""
 
     def __init__(self):
-        self.responders, self.bugs = [], []
+        self.responders, self.bugs, self.names = [], [], []
         self.reply_bytes = 0
         self.lost = asyncio.Event()
 
     def echo(self, call, request):
+        self.names.append(call.common_name)
         if request.key == b"bug":
             raise AssertionError("a bug of ours")
         call.reply(bytes(self.reply_bytes) or request.SerializeToString())
 
     def http(self, request, responder):
+        self.names.append(request.common_name)
         if request.path == "/stream":
             self.responders.append(responder)
             responder.on_close = self.lost.set
@@ -317,7 +319,10 @@ def _contexts(tmp_path):
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     server.load_cert_chain(path)
     server.set_alpn_protocols(["h2", "http/1.1"])
+    server.load_verify_locations(path)
+    server.verify_mode = ssl.CERT_OPTIONAL
     client = ssl.create_default_context()
+    client.load_cert_chain(path)
     client.check_hostname = False
     client.verify_mode = ssl.CERT_NONE
     return server, client
@@ -335,9 +340,11 @@ def test_tls(tmp_path, wire, alpn):
         if alpn == "h2":
             writer.write(_GREETING + peer.call(1))
             assert await reader.readuntil(b"grpc-status\x010")
+            assert site.names == ["localhost"]
         else:
             writer.write(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
             assert await reader.readuntil(b"\r\n\r\nok")
+            assert site.names == ["localhost"]
         writer.close()
         try:
             await writer.wait_closed()
