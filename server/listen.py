@@ -22,6 +22,7 @@ from functools import partial
 from typing import Final
 
 from pyetcd.server.wire import frames, h2
+from pyetcd.server.wire.flow import Budget
 from pyetcd.server.wire.grpc import Dispatcher
 from pyetcd.server.wire.http1 import HttpConnection, HttpHandler, HttpService
 from pyetcd.server.wire.limits import Limits
@@ -57,6 +58,7 @@ class Listener:
         self.sent_bytes_total = 0
         self.sniffing: dict[str, set[_Sniffer]] = {}  # host -> connections without a first byte
         self.sniffers: set[asyncio.Transport] = set()  # the same connections
+        self.budget = Budget()
         self.stopping = False
         self._tls = tls
         self._on_bug = on_bug
@@ -354,6 +356,7 @@ class _Http2(_Wire):
             clock=listener.loop.time,
             peer=peer,
             wake=partial(listener.wake, self),
+            budget=listener.budget,
         )
         self.h2.common_name = _common_name(transport)
 

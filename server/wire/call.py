@@ -203,15 +203,21 @@ class Call(flow.Stream):
         """Keep received bytes; False when the connection holds too many already."""
         self._body += data
         self.body_bytes += len(data)
-        self.connection.held += len(data)
-        if self.connection.held > self.connection.limits.received_bytes_max:
-            text = "too many unfinished requests on one connection"
+        connection, limits = self.connection, self.connection.limits
+        connection.held += len(data)
+        connection.budget.held += len(data)
+        if (
+            connection.held > limits.received_bytes_max
+            or connection.budget.held > limits.received_bytes_total_max
+        ):
+            text = "too many unfinished requests"
             self.fail(Code.RESOURCE_EXHAUSTED, text)
             return False
         return True
 
     def _release(self) -> None:
         self.connection.held -= self.body_bytes
+        self.connection.budget.held -= self.body_bytes
         self.body_bytes = 0
         self._body = bytearray()
         self._offset = 0

@@ -9,7 +9,8 @@ answers of an idle connection skip the ring (`grpc.py`).
 Rules: a stream is in the ring if and only if it has queued bytes or trailers it may send now.
 Trailers leave after the last queued byte and end the stream.
 
-Limits: stream_send_bytes_max and send_bytes_max; whoever queues asks before (`grpc.py`).
+Limits: stream_send_bytes_max, send_bytes_max and send_bytes_total_max; whoever queues asks before
+(`has_room`).
 """
 
 from collections import deque
@@ -88,6 +89,16 @@ class Stream:
         """A queue that held more than `stream_send_low_bytes` has fallen to it."""
 
 
+class Budget:
+    """What all connections of a listener hold together."""
+
+    __slots__ = ("held", "queued")
+
+    def __init__(self) -> None:
+        self.held = 0  # bytes of requests not yet handed over
+        self.queued = 0  # DATA bytes not yet sent
+
+
 def _nothing() -> None:
     return None
 
@@ -95,8 +106,9 @@ def _nothing() -> None:
 class Sender:
     """The sending half of a connection; `h2.Connection` is the other half."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, budget: Budget | None = None) -> None:
         self.limits = limits
+        self.budget = budget or Budget()
         self.out: list[bytes] = []  # whole frames, in order; bounded because reading stops
         self.streams: dict[int, Stream] = {}
         self.timed: dict[int, float] = {}  # stream id -> deadline, swept by the host's timer
@@ -115,6 +127,14 @@ class Sender:
             self.waking = True
             self.wake_host()
 
+    def has_room(self, size: int) -> bool:
+        """Whether a message may be queued. A connection without a queue may always queue one,
+        so that a large answer is possible, unless all connections together hold too much."""
+        limits = self.limits
+        if self.queued and self.queued + size > limits.send_bytes_max:
+            return False
+        return not self.budget.queued or self.budget.queued + size <= limits.send_bytes_total_max
+
     def enqueue(self, stream: Stream, data: bytes) -> None:
         assert not stream.closed and not stream.trailers
         if stream.queue is None:
@@ -122,6 +142,7 @@ class Sender:
         stream.queue.append(data)
         stream.queued += len(data)
         self.queued += len(data)
+        self.budget.queued += len(data)
         self._join_ring(stream)
         self.wake()
 
@@ -140,6 +161,7 @@ class Sender:
         assert not stream.closed
         stream.closed = True
         self.queued -= stream.queued
+        self.budget.queued -= stream.queued
         stream.queued = 0
         stream.queue = None
         stream.trailers = b""
@@ -210,6 +232,7 @@ class Sender:
         above = stream.queued > low
         stream.queued -= size
         self.queued -= size
+        self.budget.queued -= size
         stream.send_window -= size
         stream.stalled_at_s = 0.0
         self.send_window -= size

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Final
 
 from pyetcd.server.wire import frames
+from pyetcd.server.wire.flow import Budget
 from pyetcd.server.wire.frames import ConnectionFault
 from pyetcd.server.wire.limits import Limits
 from pyetcd.server.wire.pulse import Bucket, Pulse, Verdict
@@ -36,8 +37,9 @@ class Connection(Receiver):
         clock: Callable[[], float],
         peer: str = "",
         wake: Callable[[], None] | None = None,
+        budget: Budget | None = None,
     ) -> None:
-        super().__init__(application, limits, clock)
+        super().__init__(application, limits, clock, budget)
         self.peer = peer
         if wake is not None:
             self.wake_host = wake

@@ -53,6 +53,8 @@ class Limits:
     stream_send_bytes_max: int = 16 * MIB  # a stream's own queue, or one message: reset
     send_soft_bytes_max: int = 16 * MIB  # a connection's queue: new requests wait
     send_bytes_max: int = 48 * MIB  # a reply beyond it: RESOURCE_EXHAUSTED
+    received_bytes_total_max: int = 512 * MIB  # of all connections: as received_bytes_max
+    send_bytes_total_max: int = 512 * MIB  # of all connections: as send_bytes_max
     write_bytes_per_turn: int = 128 * KIB  # then the other connections have their turn
 
     # HTTP/1.1.

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from pyetcd.server.wire import frames
-from pyetcd.server.wire.flow import Sender, Stream
+from pyetcd.server.wire.flow import Budget, Sender, Stream
 from pyetcd.server.wire.frames import ConnectionFault
 from pyetcd.server.wire.headers import (
     Field,
@@ -65,9 +65,13 @@ class Receiver(Sender):
     """The receiving half of a connection."""
 
     def __init__(
-        self, application: Application, limits: Limits, clock: Callable[[], float]
+        self,
+        application: Application,
+        limits: Limits,
+        clock: Callable[[], float],
+        budget: Budget | None,
     ) -> None:
-        super().__init__(limits)
+        super().__init__(limits, budget)
         self.clock = clock
         self.peer = ""  # address of the other end, for handlers and logs
         self.common_name = ""  # of its verified TLS certificate

@@ -100,11 +100,8 @@ class ServerStream(Call):
         ):
             self._send_at_once(payload, framed)
             return
-        limits = connection.limits
-        if self.queued and (
-            self.queued + len(payload) > limits.stream_send_bytes_max
-            or connection.queued + len(payload) > limits.send_bytes_max
-        ):
+        full = self.queued and self.queued + framed > connection.limits.stream_send_bytes_max
+        if full or not connection.has_room(framed):
             connection.cut(self)
             return
         self.start()
@@ -192,6 +189,7 @@ class ServerStream(Call):
             self._offset = 0
         self.body_bytes -= held
         self.connection.held -= held
+        self.connection.budget.held -= held
         self.connection.credit(self, held)
         self._route.counters.received += 1
         return self._parse(message)

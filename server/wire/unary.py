@@ -81,11 +81,8 @@ class UnaryCall(Call):
 
     def _reply_queued(self, payload: bytes) -> None:
         connection = self.connection
-        if (
-            connection.queued
-            and connection.queued + len(payload) > connection.limits.send_bytes_max
-        ):
-            text = "too many unread answers on one connection"
+        if not connection.has_room(len(payload)):
+            text = "too many unread answers"
             self.fail(Code.RESOURCE_EXHAUSTED, text)
             return
         self._stage = ANSWERED

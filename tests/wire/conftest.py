@@ -10,6 +10,7 @@ from hpack import Decoder, Encoder
 
 from pyetcd.proto import rpc_pb2 as rpc
 from pyetcd.server.wire import frames
+from pyetcd.server.wire.flow import Budget
 from pyetcd.server.wire.grpc import Dispatcher, ServerStream, UnaryCall
 from pyetcd.server.wire.h2 import Connection
 from pyetcd.server.wire.limits import Limits
@@ -158,12 +159,21 @@ class Peer:
     """A client that says exactly what it is told to say."""
 
     def __init__(
-        self, limits: Limits | None = None, *, greet: bool = True, **settings: int
+        self,
+        limits: Limits | None = None,
+        budget: Budget | None = None,
+        *,
+        greet: bool = True,
+        **settings: int,
     ) -> None:
         self.clock = Clock()
         self.service = Service()
         self.connection = Connection(
-            self.service.dispatcher(), limits or Limits(), clock=self.clock, peer="1.2.3.4:5"
+            self.service.dispatcher(),
+            limits or Limits(),
+            clock=self.clock,
+            peer="1.2.3.4:5",
+            budget=budget,
         )
         self.encoder = Encoder()
         self._decoder = Decoder()

@@ -3,6 +3,7 @@
 import dataclasses
 
 from pyetcd.server.wire import frames as f
+from pyetcd.server.wire.flow import Budget
 from pyetcd.server.wire.limits import Limits
 
 
@@ -199,3 +200,33 @@ def test_a_stalled_connection_is_closed(wire):
     assert peer.connection.closing
     assert peer.read()[-1].kind == f.GOAWAY
     assert not peer.connection.streams and peer.connection.queued == 0
+
+
+def test_all_connections_share_a_budget(wire):
+    """Many hostile connections together: each within its own bound, but not all of them."""
+    limits = dataclasses.replace(Limits(), send_bytes_total_max=250_000)
+    budget = Budget()
+    peers = [wire.Peer(limits, budget, window=0) for _ in range(4)]
+    codes = []
+    for peer in peers:
+        peer.service.reply_bytes = 100_000
+        codes += [x.status for x in peer.say(peer.call(1)) if x.status]
+    assert codes == ["8", "8"] and budget.queued == 200_010
+    for peer in peers:
+        peer.connection.drop_streams()
+    assert budget.queued == 0
+
+
+def test_all_connections_share_a_budget_of_requests(wire):
+    limits = dataclasses.replace(Limits(), received_bytes_total_max=25_000)
+    budget = Budget()
+    peers = [wire.Peer(limits, budget) for _ in range(4)]
+    codes = []
+    for peer in peers:
+        body = wire.message(bytes(20_000))[:10_000]
+        got = peer.say(peer.headers(1), peer.data(1, body, end=False))
+        codes += [x.status for x in got if x.status]
+    assert codes == ["8", "8"] and budget.held == 20_000
+    for peer in peers:
+        peer.connection.drop_streams()
+    assert budget.held == 0

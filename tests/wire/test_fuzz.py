@@ -35,6 +35,8 @@ def _balanced(peer):
     streams = connection.streams.values()
     assert connection.queued == sum(s.queued for s in streams) >= 0
     assert connection.held == sum(s.body_bytes for s in streams) >= 0
+    assert connection.budget.queued == connection.queued
+    assert connection.budget.held == connection.held
     assert set(connection.timed) <= set(connection.streams)
     assert all(not s.closed for s in streams)
     assert len(connection.ring) == sum(s.in_ring for s in streams)
