@@ -130,6 +130,11 @@ class Station:
 
     async def stop(self) -> None:
         await self.transport.stop()
+        # asyncio of 3.11 leaks a connection that is accepted in the turn in which its server
+        # closes (python/cpython#109564), and real members dial all the time.
+        asyncio.get_running_loop().remove_reader(self.sock.fileno())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
         await self.listener.stop(0.0)
 
     def cut(self) -> None:

@@ -131,6 +131,10 @@ def test_a_real_member_sends_us_its_snapshot(bench, etcd_binary, tmp_path):
         await wait_serving(bench, cluster)
         for n in range(40):
             await put(cluster.real[0], f"key{n}", "x")
+        await bench.until(
+            lambda: all('"compact-index":39' in member.log for member in cluster.real),
+            "the entries to be gone",
+        )
         ours = cluster.ours
         await ours.start()
         await bench.until(lambda: ours.received, "the snapshot")
