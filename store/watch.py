@@ -16,8 +16,8 @@ below was delivered. If the history before it was compacted away, the watcher is
 the compact revision; it never sees a gap.
 
 Rules.
-- Nothing is sent from `on_write`: it runs inside the apply of an entry. It fills queues; `step`
-  empties them, called by whoever `wake` told.
+- Nothing is sent from `on_write`: it runs inside the apply of an entry. It fills queues; `step` or
+  `flush` empties them, called by whoever `wake` told.
 - A slice is at most CHANGES_MAX changes or BYTES_MAX bytes of history (one revision at least, for
   it may not be split), REVISIONS_MAX revisions, WATCHERS_MAX watchers. A step is slices until one
   such measure is used up: 6 ms with small values, 12 ms with many watchers of prev_kv (measured).
@@ -59,8 +59,8 @@ class WatchHub:
 
     def __init__(self, keyspace: Keyspace, *, wake: Callable[[], None] = lambda: None) -> None:
         self._keyspace = keyspace
-        # Called when there is work for `step` and none was known before. Not reentrant: it only
-        # notes that step should run soon.
+        # Called once when there is work for `step`, and again only after a step or a flush. It must
+        # not step itself, only note that a step should run soon.
         self.wake = wake
         self._awake = False
         self._synced = WatcherGroup()
@@ -194,16 +194,20 @@ class WatchHub:
             self.wake()
 
     def step(self) -> bool:
-        """Feed one slice, then tell the streams that have something to take. Whether there is
-        more to do at once; if not, `wake` will be called when there is."""
+        """Catch up some, then flush. Whether somebody is still behind and could be fed."""
+        self._awake = True
         budget = CHANGES_MAX
         while self._unsynced and budget > 0:
             budget -= self._catch_up()
+        self.flush()
+        return bool(self._unsynced)
+
+    def flush(self) -> None:
+        """Tell the streams that have something to take; short, and enough for new events."""
+        self._awake = False  # what a sink brings about wakes again
         dirty, self._dirty = self._dirty, {}
         for stream in dirty:
             stream.sink()
-        self._awake = bool(self._unsynced or self._dirty)
-        return self._awake
 
     def _catch_up(self) -> int:
         """One slice; what it cost, in changes."""

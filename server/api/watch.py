@@ -6,7 +6,9 @@ client is slow is there a second task, which waits for room and ends when the qu
 event for ten thousand streams costs ten thousand sends and no task switch.
 
 The hub asks for its steps by `wake`; the first runs in the loop's next turn, after the batch that
-made the work, and each further one after a pause as long as the one before took.
+made the work. While somebody has to catch up, each further step comes after a pause as long as the
+one before took, so that half of the loop is left to others (etcd: syncWatchersLoop); what is new
+meanwhile is sent at once.
 
 Bounds. The store's queue per stream (streams.py), behind it what the connection may hold
 (`can_send`). While the queue is full no further request is read.
@@ -78,7 +80,9 @@ class WatchApi:
         self._headers = headers
         self._header_key = (-1, -1)
         self._header = b""
-        hub.wake = self._schedule
+        self._is_scheduled = False
+        self._is_pausing = False  # between two steps of catching up
+        hub.wake = self._wake
 
     async def watch(self, stream: ServerStream) -> None:
         """The stream handler."""
@@ -112,17 +116,27 @@ class WatchApi:
             self._header = b"\x0a" + varint(len(header)) + header
         return self._header
 
-    def _schedule(self) -> None:
-        self.loop.call_soon(self._step)
+    def _wake(self) -> None:
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self.loop.call_soon(self._turn)
 
-    def _step(self) -> None:
-        started_s = self.loop.time()
+    def _turn(self) -> None:
+        self._is_scheduled = False
         try:
+            if self._is_pausing:
+                self.hub.flush()  # new events do not wait for those who catch up
+                return
+            started_s = self.loop.time()
             if self.hub.step():
-                # Catching up takes half of the loop's time at most (etcd: syncWatchersLoop).
-                self.loop.call_later(self.loop.time() - started_s, self._step)
+                self._is_pausing = True
+                self.loop.call_later(self.loop.time() - started_s, self._resume)
         except Exception as error:  # the disk, or our own bug: either way the member must stop
             self._fatal(error)
+
+    def _resume(self) -> None:
+        self._is_pausing = False
+        self._turn()
 
 
 class _Session:

@@ -356,3 +356,25 @@ def test_a_storage_failure_stops_the_member(run: Callable[..., None]) -> None:
         server.bugs.clear()
 
     run(test)
+
+
+def test_new_events_do_not_wait_for_those_who_catch_up(run: Callable[..., None]) -> None:
+    async def test(server: Server) -> None:
+        server.put(b"a")
+        stream = server.connect()
+        stream.ask(create_request={"key": b"a"})
+        await settle()
+        server.api._is_pausing = True
+        stream.ask(create_request={"key": b"a", "start_revision": 1})
+        server.put(b"a")
+        await settle()
+        assert [(r.watch_id, len(r.events)) for r in stream.responses()] == [
+            (0, 0),
+            (0, 1),
+            (1, 0),
+        ]
+        server.api._resume()
+        await settle()
+        assert [(r.watch_id, len(r.events)) for r in stream.responses()] == [(1, 2)]
+
+    run(test)
