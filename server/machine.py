@@ -12,7 +12,7 @@ The latest `catchup_entries` entries stay in the log for followers that are a li
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pyetcd.proto.errors import EtcdError
 from pyetcd.proto.rpc_pb2 import (
@@ -280,15 +280,12 @@ def read_meta(path: str) -> SnapshotMeta:
     """What a copy of the keyspace file says of itself: its applied index, term, configuration."""
     reader = db.open_reader(path)
     try:
-        rows = dict(reader.execute("SELECT key, value FROM meta").fetchall())
+        rows: list[Any] = reader.execute("SELECT key, value FROM meta").fetchall()
     finally:
         reader.close()
-    conf_state = rows[_CONF_STATE]
-    assert isinstance(conf_state, bytes)
+    meta = dict(rows)
     return SnapshotMeta(
-        int(str(rows["applied_index"])),
-        int(str(rows["applied_term"])),
-        decode_conf_state(conf_state),
+        meta["applied_index"], meta["applied_term"], decode_conf_state(meta[_CONF_STATE])
     )
 
 

@@ -45,7 +45,7 @@ from pyetcd.server.propose import Proposer, RequestIds
 from pyetcd.server.reads import LinearizableReads
 from pyetcd.server.replica import Replica
 from pyetcd.server.serving import Serving
-from pyetcd.server.startup import Bound, StartupRefused, bind_all
+from pyetcd.server.startup import Bound, StartupRefused, bind_all, notify_ready
 from pyetcd.server.turns import Turns
 from pyetcd.server.version import SERVER_VERSION, pyetcd_version
 from pyetcd.server.workers import Workers
@@ -88,6 +88,7 @@ async def _main(config: Config) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end, 128 + number)
+    loop.set_exception_handler(logs.loop_exception_handler)
     member = await Member.open(config, end)
     await member.start()
     logs.release()
@@ -118,13 +119,8 @@ async def _open_data(config: Config, peer_client: HttpClient) -> tuple[DataDir, 
     path = config.data_dir
     try:
         if datadir.has_member(path):
-            data = datadir.reopen(path, lock=LockFile.claim(config.member_dir))
-            try:
-                datadir.refuse_other(data, config)
-            except BaseException:
-                data.abandon()
-                raise
-            return data, None
+            datadir.look(path, config)
+            return datadir.reopen(path, lock=LockFile.claim(config.member_dir)), None
         datadir.refuse_foreign(path)
         initial = InitialCluster(
             name=config.name,
@@ -387,6 +383,7 @@ class Member:
         )
         await self.serving.start_clients()
         self._log.info("ready to serve client requests")
+        notify_ready(os.environ)
 
     async def stop(self) -> None:
         """Hand over the lead, answer what is under way, close everything."""

@@ -7,6 +7,7 @@ ends the read rounds under way; a follower that is too far behind gets a copy of
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from google.protobuf.message import Message as ProtoMessage
 
@@ -72,7 +73,7 @@ class Turns:
         resolve = self._proposer.resolve
         for applied in results:
             if applied.over_quota:
-                self.alarm_nospace(lambda id=applied.request_id: resolve(id, NoSpace()))
+                self.alarm_nospace(partial(resolve, applied.request_id, NoSpace()))
             elif (answer := applied.answer) is not None:
                 resolve(applied.request_id, answer)
         self._reads.applied(index)
@@ -146,7 +147,7 @@ class Turns:
             made, meta = found
             # Raft asked for what it knew; the copy is newer, and says itself what it holds.
             newer = replace(message, snapshot=Snapshot(meta))
-            self._transport.send_snapshot(newer, made, lambda: db.remove_if_exists(made.path))
+            self._transport.send_snapshot(newer, made, partial(_remove, made.path))
 
         self._workers.run(copy, copied)
 
@@ -167,3 +168,7 @@ class Turns:
 
         self._log.warn("the keyspace exceeds its quota: raising alarm NOSPACE")
         return self._proposer.propose(InternalRaftRequest(alarm=request), done)
+
+
+def _remove(path: str) -> None:
+    db.remove_if_exists(path)

@@ -285,6 +285,8 @@ def preflight(path: str, schema: Schema) -> None:
         application_id=int.from_bytes(header[68:72], "big", signed=True),
         version=int.from_bytes(header[60:64], "big", signed=True),
     )
+    if os.path.getsize(path) < PAGE_BYTES:  # files are made whole, and never shrink below this
+        raise ForeignFile(path, "is cut short", "restore a snapshot")
 
 
 def remove_if_exists(path: str) -> bool:

@@ -127,7 +127,9 @@ class Machine:
         self.bin.mkdir()
         self._processes: list[Process] = []
         script = self.bin / "pyetcd"
-        script.write_text(f"#!{sys.executable}\nfrom pyetcd.cli.main import main\nmain()\n")
+        script.write_text(
+            f"#!{sys.executable}\nimport sys\nfrom pyetcd.cli.main import main\nsys.exit(main())\n"
+        )
         script.chmod(script.stat().st_mode | stat.S_IXUSR)
         self.pyetcd = str(script)
         real = real_binaries()

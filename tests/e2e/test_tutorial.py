@@ -31,7 +31,8 @@ def ctl(request, machine):
 def three_nodes(machine, free_ports):
     ports = free_ports(6)
     names = ["etcd1", "etcd2", "etcd3"]
-    clients, peers = dict(zip(names, ports[:3])), dict(zip(names, ports[3:]))
+    clients = dict(zip(names, ports[:3], strict=True))
+    peers = dict(zip(names, ports[3:], strict=True))
     cluster = ",".join(f"{name}=http://127.0.0.1:{peers[name]}" for name in names)
     nodes = {}
     for name in names:
