@@ -270,3 +270,36 @@ def test_item_39_a_member_is_asked_for_leases_as_etcd_is(machine: Any) -> None:
         client.channel.close()
     for number, (ours, theirs) in enumerate(zip(*seen, strict=True)):
         assert ours == theirs, number
+
+
+def test_a_lease_lives_while_a_follower_renews_it_and_dies_after(machine: Any) -> None:
+    """Items 39 and 40 on three members: renewed through each of them, it outlives its TTL; then
+    the leader expires it, and a watch on every member sees the delete in one revision."""
+    nodes = [node.wait_healthy() for node in machine.cluster(3)]
+    clients = [Client(node.endpoint) for node in nodes]
+    clients[0].raw("Lease/LeaseGrant", ID=7, TTL=2)
+    for key in (b"b", b"a"):
+        clients[1].raw("KV/Put", key=key, lease=7)
+    watches = [client.stream("Watch/Watch") for client in clients]
+    for watch in watches:
+        watch.ask(create_request={"key": b"a", "range_end": b"c", "start_revision": 4})
+        assert watch.take().created
+    keepers = [client.stream("Lease/LeaseKeepAlive") for client in clients]
+    started_s = time.monotonic()
+    while time.monotonic() < started_s + 3:
+        for keeper in keepers:
+            keeper.ask(ID=7)
+            assert keeper.take().TTL == 2
+        time.sleep(0.2)
+    for watch in watches:
+        events = watch.take().events
+        assert [(e.type, e.kv.key, e.kv.mod_revision) for e in events] == [
+            (1, b"a", 4),
+            (1, b"b", 4),
+        ]
+    assert time.monotonic() > started_s + 4
+    for keeper, client in zip(keepers, clients, strict=True):
+        keeper.ask(ID=7)
+        assert keeper.take().TTL == 0
+        keeper.close()
+        client.channel.close()
