@@ -10,9 +10,9 @@ Limits: request_bytes_max by the prefix of a message; received_bytes_max of a co
 """
 
 import zlib
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from struct import Struct
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 from google.protobuf.message import DecodeError, Message
 
@@ -21,12 +21,6 @@ from pyetcd.proto.services import Method
 from pyetcd.server.wire import flow, frames, status
 from pyetcd.server.wire.requests import Receiver
 
-if TYPE_CHECKING:
-    from pyetcd.server.wire.stream import ServerStream
-    from pyetcd.server.wire.unary import UnaryCall
-
-UnaryHandler = Callable[["UnaryCall", Message], None]
-StreamHandler = Callable[["ServerStream"], Awaitable[None]]
 CancelHook = Callable[[], None]
 
 PREFIX = Struct(">BI")  # compressed flag, length
@@ -67,22 +61,14 @@ class Counters:
 
 
 class Route:
-    """One row of the dispatch table."""
+    """One row of the dispatch table; `UnaryRoute` and `StreamRoute` add the handler."""
 
-    __slots__ = ("counters", "method", "on_stream", "on_unary", "parse")
+    __slots__ = ("counters", "method", "one_piece", "parse")
 
-    def __init__(
-        self,
-        method: Method,
-        request: type[Message],
-        *,
-        on_unary: UnaryHandler | None = None,
-        on_stream: StreamHandler | None = None,
-    ) -> None:
+    def __init__(self, method: Method, request: type[Message], *, one_piece: bool) -> None:
         self.method = method
         self.parse: Callable[[bytes], Message] = request.FromString
-        self.on_unary = on_unary
-        self.on_stream = on_stream
+        self.one_piece = one_piece
         self.counters = Counters()
 
 
@@ -118,7 +104,8 @@ class CallHead:
         self.metadata = metadata
         self.timeout_s = timeout_s
         self.encoding = encoding
-        self.one_piece = route is not None and route.on_unary is not None
+        # Whether requests may be served in one piece, see requests.Head.
+        self.one_piece = route is not None and route.one_piece
         self.refusal = b""
         self.patient = False
 

@@ -26,14 +26,12 @@ from pyetcd.server.wire.call import (
     CallHead,
     Counters,
     Route,
-    StreamHandler,
     Tasks,
-    UnaryHandler,
 )
 from pyetcd.server.wire.headers import Field, literal
 from pyetcd.server.wire.requests import Receiver
-from pyetcd.server.wire.stream import ServerStream
-from pyetcd.server.wire.unary import UnaryCall
+from pyetcd.server.wire.stream import ServerStream, StreamHandler, StreamRoute
+from pyetcd.server.wire.unary import UnaryCall, UnaryHandler, UnaryRoute
 
 __all__ = ["Dispatcher", "ServerStream", "StreamHandler", "Tasks", "UnaryCall", "UnaryHandler"]
 
@@ -53,10 +51,10 @@ class Dispatcher:
         self._routes: dict[bytes, Route] = {}
         for path, (request, on_unary) in unary.items():
             method = METHODS.get(path) or Method(path, request, request, Kind.UNARY)
-            self._routes[path.encode()] = Route(method, request, on_unary=on_unary)
+            self._routes[path.encode()] = UnaryRoute(method, request, on_unary)
         for path, (request, on_stream) in streams.items():
             method = METHODS.get(path) or Method(path, request, request, Kind.BIDI)
-            self._routes[path.encode()] = Route(method, request, on_stream=on_stream)
+            self._routes[path.encode()] = StreamRoute(method, request, on_stream)
         self._services = {path.rpartition(b"/")[0] for path in self._routes}
         self._heads: dict[tuple[Field, ...], RequestHead] = {}
 
@@ -165,7 +163,7 @@ class RequestHead(CallHead):
         if self.refusal:
             return RefusedCall(connection, stream_id, self)
         assert self.route is not None
-        if self.route.on_unary is not None:
+        if isinstance(self.route, UnaryRoute):
             return UnaryCall(connection, stream_id, self)
         return ServerStream(connection, stream_id, self)
 

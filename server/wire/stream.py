@@ -8,12 +8,14 @@ Limits: above stream_send_low_bytes `drain` waits and `can_send` says no; at str
 and send_bytes_max the stream is reset, because dropping a message silently would be worse.
 """
 
+from collections.abc import Awaitable, Callable
 from struct import Struct
 from typing import Final
 
 from google.protobuf.message import Message
 
 from pyetcd.proto.errors import Code, EtcdError, RpcError
+from pyetcd.proto.services import Method
 from pyetcd.server.wire import flow, frames, status
 from pyetcd.server.wire.call import (
     ANSWERED,
@@ -24,6 +26,7 @@ from pyetcd.server.wire.call import (
     Call,
     CallHead,
     Handle,
+    Route,
     Tasks,
     Waiter,
 )
@@ -31,6 +34,17 @@ from pyetcd.server.wire.requests import Receiver
 
 _MESSAGE_HEAD = Struct(">IBIBI")  # head of a DATA frame and the message prefix
 _COMPACT_BYTES: Final = 64 * 1024
+
+
+StreamHandler = Callable[["ServerStream"], Awaitable[None]]
+
+
+class StreamRoute(Route):
+    __slots__ = ("handler",)
+
+    def __init__(self, method: Method, request: type[Message], handler: StreamHandler) -> None:
+        super().__init__(method, request, one_piece=False)
+        self.handler = handler
 
 
 class ServerStream(Call):
@@ -173,10 +187,10 @@ class ServerStream(Call):
         _wake(self._writer)
 
     async def _serve(self) -> None:
-        on_stream = self._route.on_stream
-        assert on_stream is not None
+        route = self._route
+        assert isinstance(route, StreamRoute)
         try:
-            await on_stream(self)
+            await route.handler(self)
             self.finish()
         except EtcdError as error:
             self.fail(error.code, error.text)

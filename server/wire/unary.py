@@ -10,14 +10,16 @@ Limits: beyond send_soft_bytes_max a request waits before its handler; beyond se
 answer becomes RESOURCE_EXHAUSTED.
 """
 
+from collections.abc import Callable
 from struct import Struct
 from typing import Final
 
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from pyetcd.proto.errors import Code, EtcdError, RpcError
+from pyetcd.proto.services import Method
 from pyetcd.server.wire import flow, frames, status
-from pyetcd.server.wire.call import ANSWERED, PREFIX, PREFIX_BYTES, RECEIVING, RUNNING, Call
+from pyetcd.server.wire.call import ANSWERED, PREFIX, PREFIX_BYTES, RECEIVING, RUNNING, Call, Route
 
 _HEADERS_WORD: Final = len(status.RESPONSE_BLOCK) << 8 | frames.HEADERS
 _OK_WORD: Final = len(status.OK_BLOCK) << 8 | frames.HEADERS
@@ -25,6 +27,17 @@ _OK_FLAGS: Final = frames.FLAG_END_HEADERS | frames.FLAG_END_STREAM
 # HEADERS frame with the constant block, head of the DATA frame, message prefix; then the message.
 _ANSWER_HEAD = Struct(f">IBI{len(status.RESPONSE_BLOCK)}sIBIBI")
 _OK_TRAILERS = Struct(f">IBI{len(status.OK_BLOCK)}s")
+
+
+UnaryHandler = Callable[["UnaryCall", Message], None]
+
+
+class UnaryRoute(Route):
+    __slots__ = ("handler",)
+
+    def __init__(self, method: Method, request: type[Message], handler: UnaryHandler) -> None:
+        super().__init__(method, request, one_piece=True)
+        self.handler = handler
 
 
 class UnaryCall(Call):
@@ -103,13 +116,13 @@ class UnaryCall(Call):
                 self.connection.deferred.append(self)
             return
         route = self.head.route
-        assert route is not None and route.on_unary is not None
+        assert isinstance(route, UnaryRoute)
         counters = route.counters
         counters.started += 1
         counters.received += 1
         self._stage = RUNNING
         try:
-            route.on_unary(self, route.parse(message))
+            route.handler(self, route.parse(message))
         except EtcdError as error:
             self.fail(error.code, error.text)
         except DecodeError as error:
