@@ -364,8 +364,8 @@ class _Body:
 
 
 def _head(method: str, url: str, path: str, headers: Mapping[str, str], length: int) -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", f"Host: {urlsplit(url).netloc}"]
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {url.partition('://')[2]}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     if length or method == "POST":
         lines.append(f"Content-Length: {length}")
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()

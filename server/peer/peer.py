@@ -100,6 +100,7 @@ class Pipeline:
             task = asyncio.get_running_loop().create_task(self._drain())
             self._posts.add(task)
             task.add_done_callback(self._posts.discard)
+            task.add_done_callback(surface)
         return True
 
     async def stop(self) -> None:
@@ -218,7 +219,9 @@ class Peer(Remote):
                 removed=handler.local_removed,
                 log=log,
             )
-            self._readers.add(loop.create_task(reader.run()))
+            task = loop.create_task(reader.run())
+            task.add_done_callback(surface)
+            self._readers.add(task)
 
     def send(self, message: Message) -> bool:
         """Queue on the way this message takes; False: dropped. `flush` makes it leave."""
@@ -246,6 +249,17 @@ class Peer(Remote):
             writer.detach()
         await cancel_all(self._readers)
         await super().stop()
+
+
+def surface(task: asyncio.Task[None]) -> None:
+    """A task that ended by a bug says so at once, to the loop's exception handler, instead of
+    leaving a link that is silently dead."""
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        message = "a task of the peer transport failed"
+        task.get_loop().call_exception_handler(
+            {"message": message, "exception": error, "task": task}
+        )
 
 
 async def cancel_all(tasks: set[asyncio.Task[None]]) -> None:

@@ -30,7 +30,7 @@ from pyetcd.server.logs import Log
 from pyetcd.server.peer.client import HttpClient, Unreachable
 from pyetcd.server.peer.codec import FRAME_BYTES_MAX, encode_frame
 from pyetcd.server.peer.handshake import TO_MISMATCH, Identity, Refusal
-from pyetcd.server.peer.peer import MemberRemoved, Peer, RaftHandler, check_post
+from pyetcd.server.peer.peer import MemberRemoved, Peer, RaftHandler, check_post, surface
 from pyetcd.store import snapshot as files
 from pyetcd.store.db import Schema
 from pyetcd.store.snapshot import Copy, SnapshotFailed
@@ -107,6 +107,7 @@ class SnapshotSender:
             done()
             return
         task = asyncio.get_running_loop().create_task(self._run(peer, message, copy, done))
+        task.add_done_callback(surface)
         self._task = task
 
     async def stop(self) -> None:

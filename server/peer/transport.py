@@ -25,7 +25,7 @@ from pyetcd.server.peer.activity import PeerCounters
 from pyetcd.server.peer.client import HttpClient
 from pyetcd.server.peer.codec import EntriesEncoder
 from pyetcd.server.peer.handshake import Identity
-from pyetcd.server.peer.peer import Peer, RaftHandler, Remote, cancel_all
+from pyetcd.server.peer.peer import Peer, RaftHandler, Remote, cancel_all, surface
 from pyetcd.server.peer.probe import Prober
 from pyetcd.server.peer.snapshot import Installer, SnapshotReceiver, SnapshotSender
 from pyetcd.server.peer.streams import HEARTBEAT_S
@@ -114,7 +114,9 @@ class PeerTransport:
             id, client=self.client, picker=peer.picker, rtt=peer.counters.rtt, log=self._log
         )
         self._probers[id] = prober
-        self._probes[id] = asyncio.get_running_loop().create_task(prober.run())
+        probe = asyncio.get_running_loop().create_task(prober.run())
+        probe.add_done_callback(surface)
+        self._probes[id] = probe
         self._log.info("added remote peer", remote_peer_id=f"{id:x}", remote_peer_urls=list(urls))
 
     def add_remote(self, id: int, urls: Sequence[str]) -> None:
