@@ -26,7 +26,6 @@ from pyetcd.raft.codec import encode_conf_change
 from pyetcd.raft.types import NONE, ConfChange, ConfChangeType, Entry, EntryType, HardState
 from pyetcd.server.config_values import go_quote, parse_url, split_host_port
 from pyetcd.server.peer.client import HttpClient
-from pyetcd.server.peer.handshake import CLUSTER_VERSION_MIN, PROTOCOL_VERSION
 from pyetcd.server.peer.survey import (
     RemoteCluster,
     SurveyFailed,
@@ -35,6 +34,7 @@ from pyetcd.server.peer.survey import (
     fetch_downgrade_enabled,
     fetch_versions,
 )
+from pyetcd.server.version import MIN_CLUSTER_VERSION, SERVER_VERSION
 from pyetcd.store.members import (
     Member,
     cluster_id,
@@ -305,10 +305,10 @@ def is_compatible(versions: Sequence[Versions | None], *, is_downgrading: bool) 
 
 
 def _version_range(*, is_downgrading: bool) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    major, minor, _ = parse_version(PROTOCOL_VERSION)
+    major, minor, _ = parse_version(SERVER_VERSION)
     if is_downgrading:
         return (major, minor + 1, 0), (major, minor + 1, 0)
-    return parse_version(CLUSTER_VERSION_MIN), (major, minor, 0)
+    return parse_version(MIN_CLUSTER_VERSION), (major, minor, 0)
 
 
 # Asking

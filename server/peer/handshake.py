@@ -14,12 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from pyetcd.server.version import MIN_CLUSTER_VERSION, SERVER_VERSION
+
 # What etcd assumes of a peer that sends no version: a 2.0 did not.
 VERSION_UNSAID: Final = "2.0.0"
-# No cluster of a lower version can be joined (etcd: MinClusterVersion).
-CLUSTER_VERSION_MIN: Final = "3.0.0"
-# The etcd release whose peer protocol this is.
-PROTOCOL_VERSION: Final = "3.5.1"
 PYETCD_HEADER: Final = "X-Pyetcd-Version"
 
 INCOMPATIBLE_VERSION: Final = "incompatible version"
@@ -43,8 +41,8 @@ class Identity:
         """For a request to a peer; `to` is said when a stream is asked for."""
         headers = {
             "X-Server-From": f"{self.member_id:x}",
-            "X-Server-Version": PROTOCOL_VERSION,
-            "X-Min-Cluster-Version": CLUSTER_VERSION_MIN,
+            "X-Server-Version": SERVER_VERSION,
+            "X-Min-Cluster-Version": MIN_CLUSTER_VERSION,
             "X-Etcd-Cluster-ID": f"{self.cluster_id:x}",
             PYETCD_HEADER: self.pyetcd_version,
         }
@@ -84,7 +82,7 @@ def check_cluster(headers: Mapping[str, str], cluster_id: int) -> Refusal | None
     # etcd's process ends at a version it cannot parse; a refusal is enough.
     if server is None or cluster_min is None:
         return Refusal(412, INCOMPATIBLE_VERSION)
-    if server < _parsed(CLUSTER_VERSION_MIN) or cluster_min > _parsed(PROTOCOL_VERSION):
+    if server < _parsed(MIN_CLUSTER_VERSION) or cluster_min > _parsed(SERVER_VERSION):
         return Refusal(412, INCOMPATIBLE_VERSION)
     if headers.get("x-etcd-cluster-id", "") != f"{cluster_id:x}":
         return Refusal(412, CLUSTER_ID_MISMATCH)

@@ -16,7 +16,6 @@ from typing import Final
 from pyetcd.raft import codec as raft_codec
 from pyetcd.raft.codec import decode_message
 from pyetcd.server.peer.handshake import (
-    PROTOCOL_VERSION,
     PYETCD_HEADER,
     TO_MISMATCH,
     Refusal,
@@ -29,6 +28,7 @@ from pyetcd.server.peer.probe import probe_answer
 from pyetcd.server.peer.snapshot import IncomingSnapshot
 from pyetcd.server.peer.streams import StreamKind
 from pyetcd.server.peer.transport import PeerTransport
+from pyetcd.server.version import SERVER_VERSION
 from pyetcd.server.wire.http1 import BodySink, HttpRequest, HttpResponder, HttpService
 
 # A posted message: etcd posts appends of 512 KiB or one entry, and nothing larger.
@@ -51,7 +51,7 @@ class PeerRequests:
         self._base = {"X-Etcd-Cluster-ID": f"{identity.cluster_id:x}"}
         self._stream = {
             **self._base,
-            "X-Server-Version": PROTOCOL_VERSION,
+            "X-Server-Version": SERVER_VERSION,
             PYETCD_HEADER: identity.pyetcd_version,
         }
 

@@ -31,8 +31,6 @@ from pyetcd.server.peer.client import HttpClient, Unreachable
 from pyetcd.server.peer.codec import FRAME_BYTES_MAX, encode_frame
 from pyetcd.server.peer.handshake import TO_MISMATCH, Identity, Refusal
 from pyetcd.server.peer.peer import MemberRemoved, Peer, RaftHandler, check_post, surface
-from pyetcd.store import snapshot as files
-from pyetcd.store.db import Schema
 from pyetcd.store.snapshot import Copy, SnapshotFailed
 
 PIECE_BYTES: Final = 1024 * 1024
@@ -56,23 +54,6 @@ class Installer(Protocol):
     def keep(self, temporary: str, index: int, sha256: bytes | None) -> str:
         """Verify the file and make it durable under the name returned. SnapshotFailed if it is
         not what was sent, or no keyspace of ours."""
-
-
-class KeyspaceInstaller:
-    """Files for one keyspace file `target` (store/snapshot.py)."""
-
-    def __init__(self, target: str, schema: Schema) -> None:
-        self._target = target
-        self._schema = schema
-        self._counter = 0
-
-    def temporary_path(self, index: int) -> str:
-        self._counter += 1
-        return files.temporary_path(self._target, f"{index:016x}-{self._counter}")
-
-    def keep(self, temporary: str, index: int, sha256: bytes | None) -> str:
-        files.verify(temporary, schema=self._schema, sha256=sha256)
-        return files.keep(temporary, self._target, index)
 
 
 class SnapshotSender:

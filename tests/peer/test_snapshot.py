@@ -10,11 +10,11 @@ from struct import pack
 import pytest
 
 from pyetcd.raft.types import ConfState, Message, MsgType, Snapshot, SnapshotMeta
+from pyetcd.server.datadir import KeyspaceInstaller
 from pyetcd.server.peer import snapshot as peer_snapshot
 from pyetcd.server.peer.client import HttpClient
 from pyetcd.server.peer.codec import FRAME_BYTES_MAX, encode_frame
-from pyetcd.server.peer.snapshot import SHA256_HEADER, KeyspaceInstaller
-from pyetcd.store import db
+from pyetcd.server.peer.snapshot import SHA256_HEADER
 from pyetcd.store.snapshot import Copy, SnapshotFailed
 
 CLUSTER = 0xC1
@@ -224,14 +224,14 @@ def test_a_fast_sender_is_held_back_while_the_disk_is_slow(bench, tmp_path, monk
 
 
 def test_the_keyspace_installer_refuses_what_is_no_keyspace(tmp_path):
-    schema = db.Schema(application_id=0x70794B56, version=1, sql="CREATE TABLE t (a);")
-    installer = KeyspaceInstaller(str(tmp_path / "kv.db"), schema)
-    first, second = installer.temporary_path(5), installer.temporary_path(5)
-    assert first != second
-    for content in (b"", b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\xed\xda\x0c\xed" * 300):
-        Path(first).write_bytes(content)
+    installer = KeyspaceInstaller(str(tmp_path / "kv.db"))
+    path = installer.temporary_path(5)
+    bbolt = b"\0" * 16 + b"\xed\xda\x0c\xed" * 300
+    for content in (b"", bbolt):
+        Path(path).write_bytes(content)
         with pytest.raises(SnapshotFailed):
-            installer.keep(first, 5, None)
-    sqlite3.connect(second).close()
+            installer.keep(path, 5, None)
+    Path(path).unlink()
+    sqlite3.connect(path).close()
     with pytest.raises(SnapshotFailed):
-        installer.keep(second, 5, None)
+        installer.keep(path, 5, None)
