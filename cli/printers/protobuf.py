@@ -28,9 +28,10 @@ def _time_to_live(display: Display, result: TimeToLive) -> None:
 
 def _revoke(display: Display, about: About[rpc.LeaseRevokeResponse]) -> None:
     header = about.message.header
-    text = str(header).replace("\n", " ")
+    named = ("cluster_id", "member_id", "revision", "raft_term")
+    text = "".join(f"{name}:{getattr(header, name)} " for name in named)
     raise display.context.fail(
-        4, f"marshal unsupported for type clientv3.LeaseRevokeResponse ({{{text}}})"
+        4, f"marshal unsupported for type clientv3.LeaseRevokeResponse ({{{text} {{}} [] 0}})"
     )
 
 

@@ -41,7 +41,7 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judge]:
     try:
         etcdctl = [str(BINARIES / "etcdctl")]
         ready = [*etcdctl, f"--endpoints={urls[0]}", "--command-timeout=20s", "get", "x"]
-        subprocess.run(ready, check=True, capture_output=True)
+        subprocess.run(ready, check=True, capture_output=True, env={})
         ours = [sys.executable, "-m", "pyetcd.cli.main", "ctl"]
         yield Judge(f"127.0.0.1:{client}", _runner(etcdctl), _runner(ours))
     finally:
