@@ -45,7 +45,7 @@ def feed(
         "etcd_debugging_mvcc_compact_revision": lambda: keyspace.compact_revision,
         "etcd_debugging_mvcc_watch_stream_total": lambda: hub.streams,
         "etcd_debugging_mvcc_watcher_total": lambda: hub.watchers,
-        "etcd_debugging_mvcc_slow_watcher_total": lambda: hub.blocked,
+        "etcd_debugging_mvcc_slow_watcher_total": lambda: hub.slow,
         "etcd_network_client_grpc_received_bytes_total": (
             lambda: client_listener.received_bytes_total
         ),

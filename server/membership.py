@@ -84,16 +84,17 @@ class Membership:
     # The membership has changed
 
     def changed(self) -> None:
-        """Make the transport know exactly the other members."""
+        """Make the transport know the other members. Only an applied removal ends a link: one that
+        joins has replayed part of the log so far, and knows of more peers than that part says."""
         if self._members.is_removed(self._member_id):
             return self._removed()
-        wanted = {m.id: m for m in self._members.all() if m.id != self._member_id}
         for id in self.transport.peer_ids:
-            if id not in wanted:
+            if self._members.is_removed(id):
                 self.transport.remove_peer(id)
-        for id, member in wanted.items():
-            self.transport.add_peer(id, member.peer_urls)
-            self.transport.update_peer(id, member.peer_urls)
+        for member in self._members.all():
+            if member.id != self._member_id:
+                self.transport.add_peer(member.id, member.peer_urls)
+                self.transport.update_peer(member.id, member.peer_urls)
         return None
 
     # The cluster API's Configurer
