@@ -4,6 +4,7 @@ The programs themselves read their own command lines (see main.py), so they appe
 that pass everything on.
 """
 
+from collections.abc import Callable, Mapping
 from importlib.metadata import version as installed_version
 
 import typer
@@ -15,6 +16,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
+Programs = Mapping[str, Callable[[list[str]], int]]
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
@@ -51,15 +53,14 @@ def version() -> None:
 
 
 def _hand_over(name: str, context: typer.Context) -> None:
-    from pyetcd.cli.main import PROGRAMS
+    programs: Programs = context.obj
+    raise typer.Exit(programs[name](context.args))
 
-    raise typer.Exit(PROGRAMS[name](context.args))
 
-
-def main(argv: list[str]) -> int:
+def main(argv: list[str], programs: Programs) -> int:
     """Shows the help, or runs what stands on the command line; returns the exit code."""
     try:
-        app(argv, prog_name="pyetcd")
+        app(argv, prog_name="pyetcd", obj=programs)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
     return 0

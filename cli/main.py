@@ -22,7 +22,7 @@ def main() -> int:
         return PROGRAMS[argv[0]](argv[1:])
     from pyetcd.cli.app import main as show
 
-    return show(argv)
+    return show(argv, PROGRAMS)
 
 
 def _server(argv: list[str]) -> int:
