@@ -136,6 +136,49 @@ async def _open_data(config: Config, peer_client: HttpClient) -> tuple[DataDir, 
         raise StartupRefused(str(error)) from error
 
 
+def _build_machine(
+    config: Config, data: DataDir, workers: Workers, clock: SystemClock
+) -> StateMachine:
+    datadir.settle(data, load_conf_state(data.backend))
+    return StateMachine(
+        data.backend,
+        data.wal,
+        member_id=data.wal.member_id,
+        monotonic_s=clock.monotonic_s,
+        lease_ttl_min_s=ttl_min_s(
+            election_ticks=config.election_ticks, tick_ms=config.heartbeat_interval_ms
+        ),
+        quota_bytes=config.quota_bytes,
+        snapshot_count=config.snapshot_count,
+        catchup_entries=config.experimental_snapshot_catchup_entries,
+        run=workers.run,
+        quiesce=workers.quiesce,
+    )
+
+
+def _build_node(config: Config, data: DataDir) -> RawNode:
+    return RawNode(
+        RaftConfig(
+            id=data.wal.member_id,
+            storage=data.wal,
+            rng=system_rng(),
+            election_ticks=config.election_ticks,
+            applied=data.backend.applied_index,
+            message_bytes_max=MESSAGE_BYTES_MAX,
+            committed_bytes_max=COMMITTED_BYTES_MAX,
+            uncommitted_bytes_max=UNCOMMITTED_BYTES_MAX,
+            inflight_max=INFLIGHT_MAX,
+            inflight_bytes_max=INFLIGHT_BYTES_MAX,
+            pre_vote=config.pre_vote,
+        )
+    )
+
+
+def _identity(config: Config, data: DataDir) -> Identity:
+    urls = tuple(url.text for url in config.initial_advertise_peer_urls)
+    return Identity(data.wal.member_id, data.wal.cluster_id, urls, pyetcd_version())
+
+
 class Member:
     """One running member."""
 
@@ -174,37 +217,8 @@ class Member:
         tick_s = config.heartbeat_interval_ms / 1000
         timeout_s = config.request_timeout_s
         self.workers = Workers(loop, self.fatal)
-        conf_state = load_conf_state(data.backend)
-        datadir.settle(data, conf_state)
-        self.machine = StateMachine(
-            data.backend,
-            data.wal,
-            member_id=self.id,
-            monotonic_s=clock.monotonic_s,
-            lease_ttl_min_s=ttl_min_s(
-                election_ticks=config.election_ticks, tick_ms=config.heartbeat_interval_ms
-            ),
-            quota_bytes=config.quota_bytes,
-            snapshot_count=config.snapshot_count,
-            catchup_entries=config.experimental_snapshot_catchup_entries,
-            run=self.workers.run,
-            quiesce=self.workers.quiesce,
-        )
-        node = RawNode(
-            RaftConfig(
-                id=self.id,
-                storage=data.wal,
-                rng=system_rng(),
-                election_ticks=config.election_ticks,
-                applied=data.backend.applied_index,
-                message_bytes_max=MESSAGE_BYTES_MAX,
-                committed_bytes_max=COMMITTED_BYTES_MAX,
-                uncommitted_bytes_max=UNCOMMITTED_BYTES_MAX,
-                inflight_max=INFLIGHT_MAX,
-                inflight_bytes_max=INFLIGHT_BYTES_MAX,
-                pre_vote=config.pre_vote,
-            )
-        )
+        self.machine = _build_machine(config, data, self.workers, clock)
+        node = _build_node(config, data)
         self.membership = Membership(
             member_id=self.id,
             members=self.machine.members,
@@ -214,12 +228,7 @@ class Member:
             removed=self._removed,
         )
         self.transport = PeerTransport(
-            Identity(
-                self.id,
-                self.cluster_id,
-                tuple(url.text for url in config.initial_advertise_peer_urls),
-                pyetcd_version(),
-            ),
+            _identity(config, data),
             self.membership,
             installer=datadir.KeyspaceInstaller(data.backend.path),
             dial_timeout_s=1 + config.election_timeout_ms / 1000,
