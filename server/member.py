@@ -195,7 +195,16 @@ class Member:
             raise
         finally:
             peer_client.close()
-        return cls(config, data, plan, clients, peers, end)
+        try:
+            return cls(config, data, plan, clients, peers, end)
+        except LogLost as error:
+            _close(clients + peers)
+            data.abandon()
+            raise StartupRefused(
+                f"{config.data_dir}: the log has lost entries that were acknowledged"
+                f" ({error.detail}); remove this member from the cluster, empty its data directory"
+                " and add it again"
+            ) from error
 
     def __init__(
         self,
