@@ -6,46 +6,34 @@ in process exactly as a shell would. A command ends by returning, or by raising 
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from io import BytesIO
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from pyetcd.cli import gotext
 from pyetcd.cli.command import Command
 from pyetcd.cli.flags import FlagSet
 from pyetcd.cli.gotext import ParseFailure
+from pyetcd.cli.terminal import (
+    BAD_ARGS,
+    BAD_CONNECTION,
+    BAD_FEATURE,
+    ERROR,
+    Exit,
+    Streams,
+    Terminal,
+)
 
 if TYPE_CHECKING:
     from pyetcd.cli.client import Client, Settings
     from pyetcd.cli.printers.base import Display
 
-# Exit codes: etcd's pkg/cobrautl/error.go.
-ERROR, BAD_CONNECTION, INVALID_INPUT, BAD_FEATURE, INTERRUPTED, BAD_ARGS = 1, 2, 3, 4, 5, 128
 _SHADOWED = (
     "conflicting environment variable is shadowed by corresponding command-line flag"
     " (either unset environment variable or disable flag))"
 )
 
 
-class Exit(Exception):
-    """The command is over; all that had to be said has been said."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__(code)
-        self.code = code
-
-
-@dataclass(slots=True)
-class Streams:
-    """Where a command reads and writes. `is_terminal` is about stdout."""
-
-    stdin: BinaryIO
-    stdout: BinaryIO
-    stderr: BinaryIO
-    is_terminal: bool = False
-
-
-class Context:
+class Context(Terminal):
     """What a command function gets."""
 
     def __init__(
@@ -62,33 +50,9 @@ class Context:
         self.args = flags.args
         self.env = env
         self.argv = argv  # the raw command line: watch looks for its "--"
-        self._streams = streams
+        super().__init__(streams)
         self._clients: list[Client] = []
         self._deadline_ns = 0
-
-    def print(self, line: str | bytes) -> None:
-        """One line on stdout."""
-        raw = line if isinstance(line, bytes) else line.encode("utf-8", "surrogateescape")
-        self._streams.stdout.write(raw + b"\n")
-
-    def write(self, raw: bytes) -> None:
-        """Bytes on stdout."""
-        self._streams.stdout.write(raw)
-
-    def flush(self) -> None:
-        """Lets a reader of stdout see what there is by now: Go does not buffer."""
-        self._streams.stdout.flush()
-
-    def warn(self, line: str) -> None:
-        """One line on stderr, after all of stdout."""
-        self._streams.stdout.flush()
-        self._streams.stderr.write(line.encode("utf-8", "surrogateescape") + b"\n")
-        self._streams.stderr.flush()
-
-    def fail(self, code: int, text: str) -> Exit:
-        """Says the error; the caller raises what it gets."""
-        self.warn(f"Error: {text}")
-        return Exit(code)
 
     def nested(self, command: Command, flags: FlagSet) -> "Context":
         """The same run for a command inside the command: a request of a txn.
@@ -97,11 +61,6 @@ class Context:
         """
         streams = Streams(BytesIO(), self._streams.stdout, self._streams.stderr)
         return Context(command, flags, env=self.env, streams=streams, argv=[])
-
-    @property
-    def stdin(self) -> BinaryIO:
-        """Standard input."""
-        return self._streams.stdin
 
     def arg_or_stdin(self, position: int) -> bytes:
         """An argument, or all of stdin in its place; empty when there is neither."""
@@ -136,7 +95,7 @@ class Context:
         if self.flags.boolean("debug"):
             for name in self.command.inherited_flags():
                 self.warn(f"{_variable(name)}={self.flags.shown(name)}")
-        settings = read_settings(self)
+        settings = read_settings(self, self.flags)
         self.check_format()
         return settings
 
@@ -173,7 +132,6 @@ class Context:
             self.flags.text("write-out"),
             self,
             hexadecimal=self.flags.boolean("hex"),
-            is_terminal=self._streams.is_terminal,
         )
 
     def read_environment(self) -> None:

@@ -11,12 +11,11 @@ import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import grpc
 
-if TYPE_CHECKING:
-    from pyetcd.cli.context import Context
+from pyetcd.cli.flags import FlagSet
+from pyetcd.cli.terminal import Terminal
 
 KEEPALIVE_MIN_NS = 10 * 10**9  # grpc-go raises a shorter --keepalive-time to this
 
@@ -47,19 +46,18 @@ class Settings:
     password: str = ""
 
 
-def read_settings(context: "Context") -> Settings:
+def read_settings(terminal: Terminal, flags: FlagSet) -> Settings:
     """The settings that the command's flags make; exits when they contradict."""
-    flags = context.flags
     files = {}
     for name in ("cert", "key", "cacert"):
         files[name] = flags.text(name)
         if not files[name] and name in flags.changed:
-            raise context.fail(128, f"empty string is passed to --{name} option")
+            raise terminal.fail(128, f"empty string is passed to --{name} option")
     user, password = flags.text("user"), flags.text("password")
     if user and not password:
         user, colon, password = user.partition(":")
         if not colon:
-            password = _ask_password(context)
+            password = _ask_password(terminal)
     return Settings(
         [endpoint.strip() for endpoint in flags.texts("endpoints")],
         flags.integer("dial-timeout") / 1e9,
@@ -75,15 +73,15 @@ def read_settings(context: "Context") -> Settings:
     )
 
 
-def _ask_password(context: "Context") -> str:
-    context.write(b"Password: ")
-    context.flush()
-    if context.stdin.isatty():
+def _ask_password(terminal: Terminal) -> str:
+    terminal.write(b"Password: ")
+    terminal.flush()
+    if terminal.stdin.isatty():
         import getpass
 
         return getpass.getpass("")
-    line = context.stdin.readline().rstrip(b"\n").decode("utf-8", "surrogateescape")
-    context.write(b"\n")
+    line = terminal.stdin.readline().rstrip(b"\n").decode("utf-8", "surrogateescape")
+    terminal.write(b"\n")
     return line
 
 

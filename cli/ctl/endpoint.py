@@ -5,9 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 from pyetcd.cli import client as calls
 from pyetcd.cli.client import BadSettings, Client, ClientError, Settings
-from pyetcd.cli.context import BAD_ARGS, ERROR, Context, Exit
+from pyetcd.cli.context import Context
 from pyetcd.cli.gotext import duration
 from pyetcd.cli.printers.base import At, Health
+from pyetcd.cli.terminal import BAD_ARGS, ERROR, Exit
 from pyetcd.proto import rpc_pb2 as rpc
 
 DENIED = "etcdserver: permission denied"
@@ -18,7 +19,7 @@ def health(context: Context) -> None:
     """`endpoint health`: a linearizable read and the alarm list, all endpoints side by side."""
     context.read_environment()
     context.check_format()
-    settings = calls.read_settings(context)
+    settings = calls.read_settings(context, context.flags)
     endpoints = cluster_endpoints(context, settings)
     if endpoints:
         with ThreadPoolExecutor(min(len(endpoints), PARALLEL_MAX)) as pool:

@@ -3,8 +3,9 @@
 from pyetcd.cli import client as calls
 from pyetcd.cli import gotext
 from pyetcd.cli.client import ClientError
-from pyetcd.cli.context import BAD_ARGS, BAD_FEATURE, ERROR, Context, Exit
+from pyetcd.cli.context import Context
 from pyetcd.cli.gotext import ParseFailure
+from pyetcd.cli.terminal import BAD_ARGS, BAD_FEATURE, ERROR, Exit
 from pyetcd.proto import rpc_pb2 as rpc
 from pyetcd.proto.keys import FROM_KEY, prefix_end
 

@@ -9,9 +9,10 @@ import grpc
 from pyetcd.cli import client as calls
 from pyetcd.cli import gotext
 from pyetcd.cli.client import Client, ClientError
-from pyetcd.cli.context import BAD_ARGS, BAD_CONNECTION, ERROR, Context, hex_id
+from pyetcd.cli.context import Context, hex_id
 from pyetcd.cli.gotext import ParseFailure
 from pyetcd.cli.printers.base import About, TimeToLive
+from pyetcd.cli.terminal import BAD_ARGS, BAD_CONNECTION, ERROR
 from pyetcd.proto import rpc_pb2 as rpc
 
 NOT_FOUND = "etcdserver: requested lease not found"

@@ -2,8 +2,9 @@
 
 from pyetcd.cli import gotext
 from pyetcd.cli.command import API_VERSION, VERSION
-from pyetcd.cli.context import BAD_ARGS, ERROR, Context, Exit
+from pyetcd.cli.context import Context
 from pyetcd.cli.gotext import ParseFailure
+from pyetcd.cli.terminal import BAD_ARGS, ERROR, Exit
 
 
 def alarm_list(context: Context) -> None:

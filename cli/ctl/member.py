@@ -3,10 +3,11 @@
 from urllib.parse import urlsplit
 
 from pyetcd.cli import client as calls
-from pyetcd.cli.context import BAD_ARGS, ERROR, Context, hex_id
+from pyetcd.cli.context import Context, hex_id
 from pyetcd.cli.ctl.kv import call
 from pyetcd.cli.gotext import quote
 from pyetcd.cli.printers.base import About
+from pyetcd.cli.terminal import BAD_ARGS, ERROR
 from pyetcd.proto import rpc_pb2 as rpc
 
 

@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 
 from pyetcd.cli.command import UsageMistake, find, resolve, usage
-from pyetcd.cli.context import Context, Exit, Streams
+from pyetcd.cli.context import Context
 from pyetcd.cli.ctl.tree import ROOT
+from pyetcd.cli.terminal import Exit, Streams
 
 
 def run(

@@ -11,11 +11,12 @@ from pyetcd.cli import client as calls
 from pyetcd.cli import gotext
 from pyetcd.cli.client import ClientError
 from pyetcd.cli.command import find, plain_usage
-from pyetcd.cli.context import BAD_ARGS, ERROR, INVALID_INPUT, Context, Exit
+from pyetcd.cli.context import Context
 from pyetcd.cli.ctl.kv import delete_request, get_request, put_request
 from pyetcd.cli.ctl.tree import REQUESTS
 from pyetcd.cli.flags import FlagError, FlagSet
 from pyetcd.cli.gotext import ParseFailure
+from pyetcd.cli.terminal import BAD_ARGS, ERROR, INVALID_INPUT, Exit
 from pyetcd.proto import rpc_pb2 as rpc
 
 PANIC = 2  # etcdctl dies of these compares, with this code

@@ -16,12 +16,13 @@ import grpc
 
 from pyetcd.cli import client as calls
 from pyetcd.cli.client import Client
-from pyetcd.cli.context import BAD_ARGS, ERROR, INTERRUPTED, INVALID_INPUT, Context, Exit
+from pyetcd.cli.context import Context
 from pyetcd.cli.ctl.tree import WATCH
 from pyetcd.cli.ctl.txn_text import split
 from pyetcd.cli.flags import FlagError, FlagSet
 from pyetcd.cli.gotext import quote
 from pyetcd.cli.printers.base import Display
+from pyetcd.cli.terminal import BAD_ARGS, ERROR, INTERRUPTED, INVALID_INPUT, Exit
 from pyetcd.proto import kv_pb2 as kv
 from pyetcd.proto import rpc_pb2 as rpc
 from pyetcd.proto.keys import prefix_end

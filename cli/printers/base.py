@@ -7,14 +7,12 @@ etcd's does: the request has been executed, then `Error: table not supported as 
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message
 
+from pyetcd.cli.terminal import Terminal
 from pyetcd.proto import rpc_pb2 as rpc
-
-if TYPE_CHECKING:
-    from pyetcd.cli.context import Context
 
 M = TypeVar("M", bound=Message)
 
@@ -57,13 +55,10 @@ class Health:
 class Display:
     """Shows results in one format."""
 
-    def __init__(
-        self, format: str, context: "Context", *, hexadecimal: bool, is_terminal: bool
-    ) -> None:
+    def __init__(self, format: str, terminal: Terminal, *, hexadecimal: bool) -> None:
         self.format = format
-        self.context = context
+        self.terminal = terminal
         self.hexadecimal = hexadecimal
-        self.is_terminal = is_terminal
         self.value_only = False
 
     def show(self, kind: str, result: Any) -> None:
@@ -71,7 +66,7 @@ class Display:
         module = importlib.import_module(f"pyetcd.cli.printers.{self.format}")
         table: dict[str, Callable[[Display, Any], None]] = module.PRINTERS
         if kind not in table:
-            raise self.context.fail(4, f"{self.format} not supported as output format")
+            raise self.terminal.fail(4, f"{self.format} not supported as output format")
         table[kind](self, result)
 
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 
-from pyetcd.cli.context import Exit
 from pyetcd.cli.gotext import quote
 from pyetcd.cli.printers.base import About, At, Display, Health, TimeToLive
+from pyetcd.cli.terminal import Exit
 from pyetcd.proto import kv_pb2 as kv
 from pyetcd.proto import rpc_pb2 as rpc
 
@@ -12,7 +12,7 @@ from pyetcd.proto import rpc_pb2 as rpc
 def _line(display: Display, name: str, value: object) -> None:
     if isinstance(value, bool):
         value = "true" if value else "false"
-    display.context.print(f'"{name}" : {value}')
+    display.terminal.print(f'"{name}" : {value}')
 
 
 def _text(display: Display, name: str, value: str) -> None:
@@ -111,7 +111,7 @@ def _member_list(display: Display, answer: rpc.MemberListResponse) -> None:
         _urls(display, "PeerURL", member.peerURLs)
         _urls(display, "ClientURL", member.clientURLs)
         _line(display, "IsLearner", member.isLearner)
-        display.context.print("")
+        display.terminal.print("")
 
 
 def _urls(display: Display, name: str, urls: Iterable[str]) -> None:
@@ -125,7 +125,7 @@ def _health(display: Display, results: list[Health]) -> None:
         _line(display, "Health", result.healthy)
         _line(display, "Took", result.took)
         _line(display, "Error", result.error)
-        display.context.print("")
+        display.terminal.print("")
 
 
 def _status(display: Display, answers: list[At[rpc.StatusResponse]]) -> None:
@@ -141,7 +141,7 @@ def _status(display: Display, answers: list[At[rpc.StatusResponse]]) -> None:
         _line(display, "RaftAppliedIndex", status.raftAppliedIndex)
         _line(display, "Errors", "[" + " ".join(status.errors) + "]")
         _text(display, "Endpoint", answer.endpoint)
-        display.context.print("")
+        display.terminal.print("")
 
 
 def _hash_kv(display: Display, answers: list[At[rpc.HashKVResponse]]) -> None:
@@ -149,13 +149,13 @@ def _hash_kv(display: Display, answers: list[At[rpc.HashKVResponse]]) -> None:
         _header(display, answer.message.header)
         _text(display, "Endpoint", answer.endpoint)
         _line(display, "Hash", answer.message.hash)
-        display.context.print("")
+        display.terminal.print("")
 
 
 def _alarm(display: Display, answer: rpc.AlarmResponse) -> None:
     if not answer.HasField("header"):
         # `alarm disarm` has no header to show, and etcdctl 3.5.1 dies of it with this code.
-        display.context.warn(
+        display.terminal.warn(
             "panic: runtime error: invalid memory address or nil pointer dereference"
         )
         raise Exit(2)
@@ -163,7 +163,7 @@ def _alarm(display: Display, answer: rpc.AlarmResponse) -> None:
     for member in answer.alarms:
         _line(display, "MemberID", member.memberID)
         _line(display, "AlarmType", rpc.AlarmType.Name(member.alarm))
-        display.context.print("")
+        display.terminal.print("")
 
 
 PRINTERS = {

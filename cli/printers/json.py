@@ -67,11 +67,11 @@ def _scalar(value: object) -> str:
 
 
 def _message(display: Display, value: Message) -> None:
-    display.context.print(message(value))
+    display.terminal.print(message(value))
 
 
 def _about(display: Display, about: About[Message]) -> None:
-    display.context.print(message(about.message))
+    display.terminal.print(message(about.message))
 
 
 def _list(rows: list[str]) -> str:
@@ -81,7 +81,7 @@ def _list(rows: list[str]) -> str:
 def _watch(display: Display, answer: rpc.WatchResponse) -> None:
     events = _list([message(event) for event in answer.events])
     canceled, created = (str(flag).lower() for flag in (answer.canceled, answer.created))
-    display.context.print(
+    display.terminal.print(
         f'{{"Header":{message(answer.header)},"Events":{events},'
         f'"CompactRevision":{answer.compact_revision},'
         f'"Canceled":{canceled},"Created":{created}}}'
@@ -90,7 +90,7 @@ def _watch(display: Display, answer: rpc.WatchResponse) -> None:
 
 def _with_header(display: Display, header: rpc.ResponseHeader, fields: str) -> None:
     """clientv3's lease structs embed the header, so that its fields come first."""
-    display.context.print("{" + ",".join([*_fields(header), fields]) + "}")
+    display.terminal.print("{" + ",".join([*_fields(header), fields]) + "}")
 
 
 def _grant(display: Display, answer: rpc.LeaseGrantResponse) -> None:
@@ -130,7 +130,7 @@ def _member_list(display: Display, answer: rpc.MemberListResponse) -> None:
         f'"clientURLS":{_urls(list(member.clientURLs))}}}'
         for member in answer.members
     ]
-    display.context.print(text + (f',"members":{_list(rows)}' if rows else "") + "}")
+    display.terminal.print(text + (f',"members":{_list(rows)}' if rows else "") + "}")
 
 
 def _urls(urls: list[str]) -> str:
@@ -145,7 +145,7 @@ def _health(display: Display, results: list[Health]) -> None:
         + "}"
         for result in results
     ]
-    display.context.print(_list(rows))
+    display.terminal.print(_list(rows))
 
 
 def _at(display: Display, answers: list[At[Message]], name: str) -> None:
@@ -153,7 +153,7 @@ def _at(display: Display, answers: list[At[Message]], name: str) -> None:
         f'{{"Endpoint":{string(answer.endpoint)},"{name}":{message(answer.message)}}}'
         for answer in answers
     ]
-    display.context.print(_list(rows))
+    display.terminal.print(_list(rows))
 
 
 def _status(display: Display, answers: list[At[Message]]) -> None:

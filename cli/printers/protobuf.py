@@ -7,7 +7,7 @@ from pyetcd.proto import rpc_pb2 as rpc
 
 
 def _message(display: Display, message: Message) -> None:
-    display.context.write(message.SerializeToString())
+    display.terminal.write(message.SerializeToString())
 
 
 def _about(display: Display, about: About[Message]) -> None:
@@ -30,7 +30,7 @@ def _revoke(display: Display, about: About[rpc.LeaseRevokeResponse]) -> None:
     header = about.message.header
     named = ("cluster_id", "member_id", "revision", "raft_term")
     text = "".join(f"{name}:{getattr(header, name)} " for name in named)
-    raise display.context.fail(
+    raise display.terminal.fail(
         4, f"marshal unsupported for type clientv3.LeaseRevokeResponse ({{{text} {{}} [] 0}})"
     )
 

@@ -21,8 +21,8 @@ def _pair(display: Display, pair: kv.KeyValue) -> None:
     if display.hexadecimal:
         key, value = _hex(key), _hex(value)
     if not display.value_only:
-        display.context.print(key)
-    display.context.print(value)
+        display.terminal.print(key)
+    display.terminal.print(value)
 
 
 def _hex(raw: bytes) -> bytes:
@@ -30,7 +30,7 @@ def _hex(raw: bytes) -> bytes:
 
 
 def _put(display: Display, answer: rpc.PutResponse) -> None:
-    display.context.print("OK")
+    display.terminal.print("OK")
     if answer.HasField("prev_kv"):
         _pair(display, answer.prev_kv)
 
@@ -41,15 +41,15 @@ def _get(display: Display, answer: rpc.RangeResponse) -> None:
 
 
 def _delete(display: Display, answer: rpc.DeleteRangeResponse) -> None:
-    display.context.print(str(answer.deleted))
+    display.terminal.print(str(answer.deleted))
     for pair in answer.prev_kvs:
         _pair(display, pair)
 
 
 def _txn(display: Display, answer: rpc.TxnResponse) -> None:
-    display.context.print("SUCCESS" if answer.succeeded else "FAILURE")
+    display.terminal.print("SUCCESS" if answer.succeeded else "FAILURE")
     for part in answer.responses:
-        display.context.print("")
+        display.terminal.print("")
         if part.HasField("response_put"):
             _put(display, part.response_put)
         elif part.HasField("response_range"):
@@ -60,40 +60,40 @@ def _txn(display: Display, answer: rpc.TxnResponse) -> None:
 
 def _watch(display: Display, answer: rpc.WatchResponse) -> None:
     for event in answer.events:
-        display.context.print("DELETE" if event.type == kv.Event.DELETE else "PUT")
+        display.terminal.print("DELETE" if event.type == kv.Event.DELETE else "PUT")
         if event.HasField("prev_kv"):
             _pair(display, event.prev_kv)
         _pair(display, event.kv)
 
 
 def _grant(display: Display, answer: rpc.LeaseGrantResponse) -> None:
-    display.context.print(f"lease {_lease(answer.ID)} granted with TTL({answer.TTL}s)")
+    display.terminal.print(f"lease {_lease(answer.ID)} granted with TTL({answer.TTL}s)")
 
 
 def _revoke(display: Display, about: About[rpc.LeaseRevokeResponse]) -> None:
-    display.context.print(f"lease {_lease(about.id)} revoked")
+    display.terminal.print(f"lease {_lease(about.id)} revoked")
 
 
 def _keep_alive(display: Display, answer: rpc.LeaseKeepAliveResponse) -> None:
-    display.context.print(f"lease {_lease(answer.ID)} keepalived with TTL({answer.TTL})")
+    display.terminal.print(f"lease {_lease(answer.ID)} keepalived with TTL({answer.TTL})")
 
 
 def _time_to_live(display: Display, result: TimeToLive) -> None:
     answer = result.message
     name = f"lease {_lease(answer.ID)}"
     if answer.grantedTTL == 0 and answer.TTL == -1:
-        display.context.print(f"{name} already expired")
+        display.terminal.print(f"{name} already expired")
         return
     line = f"{name} granted with TTL({answer.grantedTTL}s), remaining({answer.TTL}s)".encode()
     if result.keys:
         line += b", attached keys([" + b" ".join(answer.keys) + b"])"
-    display.context.print(line)
+    display.terminal.print(line)
 
 
 def _leases(display: Display, answer: rpc.LeaseLeasesResponse) -> None:
-    display.context.print(f"found {len(answer.leases)} leases")
+    display.terminal.print(f"found {len(answer.leases)} leases")
     for lease in answer.leases:
-        display.context.print(_lease(lease.ID))
+        display.terminal.print(_lease(lease.ID))
 
 
 def _lease(lease_id: int) -> str:
@@ -107,17 +107,17 @@ def _member(verb: str, about: About[rpc.MemberRemoveResponse]) -> str:
 
 def _table(display: Display, rows: list[list[str]]) -> None:
     for row in rows:
-        display.context.print(", ".join(row))
+        display.terminal.print(", ".join(row))
 
 
 def _health(display: Display, results: list[Health]) -> None:
     for result in results:
         if result.error:
-            display.context.warn(
+            display.terminal.warn(
                 f"{result.endpoint} is unhealthy: failed to commit proposal: {result.error}"
             )
         else:
-            display.context.print(
+            display.terminal.print(
                 f"{result.endpoint} is healthy: successfully committed proposal:"
                 f" took = {result.took}"
             )
@@ -128,11 +128,11 @@ def _alarm(display: Display, answer: rpc.AlarmResponse) -> None:
         text = f"memberID:{member.memberID} " if member.memberID else ""
         if member.alarm:
             text += f"alarm:{rpc.AlarmType.Name(member.alarm)} "
-        display.context.print(text)
+        display.terminal.print(text)
 
 
 def _move_leader(display: Display, about: About[rpc.MoveLeaderResponse]) -> None:
-    display.context.print(f"Leadership transferred from {about.id:x} to {about.target:x}")
+    display.terminal.print(f"Leadership transferred from {about.id:x} to {about.target:x}")
 
 
 def _member_list(display: Display, answer: rpc.MemberListResponse) -> None:
@@ -150,7 +150,7 @@ def _hash_kv(display: Display, answers: list[At[rpc.HashKVResponse]]) -> None:
 def _member_printer(
     verb: str,
 ) -> Callable[[Display, About[rpc.MemberRemoveResponse]], None]:
-    return lambda display, about: display.context.print(_member(verb, about))
+    return lambda display, about: display.terminal.print(_member(verb, about))
 
 
 PRINTERS = {

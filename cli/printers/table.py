@@ -12,11 +12,11 @@ _PENALTY = 100_000  # for a line that is too long
 
 
 def _table(display: Display, header: list[str], rows: list[list[str]]) -> None:
-    if display.is_terminal:
+    if display.terminal.is_terminal:
         _rich(header, rows)
         return
     for line in _render(header, rows):
-        display.context.print(line)
+        display.terminal.print(line)
 
 
 def _rich(header: list[str], rows: list[list[str]]) -> None:

@@ -1,0 +1,48 @@
+"""The programs that `pyetcd` is, each imported only when it runs."""
+
+import os
+import sys
+from collections.abc import Callable
+
+
+def _server(argv: list[str]) -> int:
+    from pyetcd.cli.serve import main as serve
+
+    return serve(argv)
+
+
+def _ctl(argv: list[str]) -> int:
+    import signal
+
+    from pyetcd.cli.ctl.run import execute
+    from pyetcd.cli.terminal import Streams
+
+    # As a Go program: ^C and a closed pipe end the process at once, without a word.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    streams = Streams(sys.stdin.buffer, sys.stdout.buffer, sys.stderr.buffer, sys.stdout.isatty())
+    code = execute(argv, os.environ, streams)
+    streams.stdout.flush()
+    streams.stderr.flush()
+    # Nothing is left to be saved, and taking grpc's threads down costs more than many a command.
+    os._exit(code)
+
+
+def _utl(argv: list[str]) -> int:
+    from pyetcd.cli.utl import main as utl
+
+    return utl(argv)
+
+
+def _bench(argv: list[str]) -> int:
+    from pyetcd.cli.bench import main as bench
+
+    return bench(argv)
+
+
+PROGRAMS: dict[str, Callable[[list[str]], int]] = {
+    "server": _server,
+    "ctl": _ctl,
+    "utl": _utl,
+    "bench": _bench,
+}
