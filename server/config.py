@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from pyetcd.server.config_checks import refuse_unsupported, validate
 from pyetcd.server.config_file import read_file
-from pyetcd.server.config_help import help_text, usage_text
+from pyetcd.server.config_help import document, help_text, usage_text
 from pyetcd.server.config_options import ConfigError, Effect, Kind, Note, Option, env_name
 from pyetcd.server.config_tables import IGNORED_FLAGS, Options
 from pyetcd.server.config_values import Url, go_quote, parse_duration_ns, parse_url
@@ -387,3 +387,7 @@ def _effect_notes(config: Config) -> list[Note]:
 
 def _note(level: str, msg: str, **fields: object) -> Note:
     return Note(level, msg, fields)
+
+
+if __name__ == "__main__":
+    print(document(list(OPTIONS.values())), end="")

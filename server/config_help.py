@@ -23,7 +23,7 @@ USAGE = """Usage:
 
 DOC_HEAD = """# Configuration of `pyetcd server`
 
-Made from the table in `server/config_tables.py` by `python -m pyetcd.server.config_help`; a test
+Made from the table in `server/config_tables.py` by `python -m pyetcd.server.config`; a test
 compares. Names, defaults and precedence are those of etcd 3.5:
 
 - A flag is written `--name value`, `--name=value` or with one dash; a boolean only as `--name` or
@@ -88,9 +88,3 @@ def _sections(options: Sequence[Option]) -> list[tuple[str, list[Option]]]:
     return [
         (section, list(rows)) for section, rows in groupby(options, key=lambda row: row.section)
     ]
-
-
-if __name__ == "__main__":
-    from pyetcd.server.config import OPTIONS
-
-    print(document(list(OPTIONS.values())), end="")

@@ -324,7 +324,7 @@ def test_effects_are_true() -> None:
 
 
 def test_document_is_current() -> None:
-    """Made by `python -m pyetcd.server.config_help > docs/configuration.md`."""
+    """Made by `python -m pyetcd.server.config > docs/configuration.md`."""
     assert (ROOT / "docs" / "configuration.md").read_text() == document(list(OPTIONS.values()))
 
 
