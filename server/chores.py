@@ -108,17 +108,24 @@ class Chores:
 
     # Leases
 
+    def promote_lessor(self) -> None:
+        """Also called when entries were applied, so that a new leader knows the leases at once:
+        every entry of earlier terms is applied once one of its own term is (thesis 6.4)."""
+        lessor = self._machine.lessor
+        if lessor.is_primary or not self._node.is_leader:
+            return
+        if self._machine.applied_term == self._node.term:
+            lessor.promote(self._election_timeout_s)
+
     def _keep_leases(self, now_s: float) -> None:
         lessor = self._machine.lessor
         if not self._node.is_leader:
             if lessor.is_primary:
                 lessor.demote()
             return
+        self.promote_lessor()
         if not lessor.is_primary:
-            # Every entry of earlier terms is applied once one of our own term is (thesis 6.4).
-            if self._machine.applied_term != self._node.term:
-                return
-            lessor.promote(self._election_timeout_s)
+            return
         if now_s < self._leases_at_s:
             return
         self._leases_at_s = now_s + LEASE_INTERVAL_S

@@ -2,6 +2,8 @@
 
 The membership itself is state (store/members.py). Here it takes effect: the transport follows it, a
 removed member stops, and what the API wants changed is checked, proposed and answered.
+
+Bound: `CHANGES_MAX` changes wait for raft; beyond it the answer is "too many requests".
 """
 
 from collections.abc import Callable
@@ -9,7 +11,16 @@ from typing import Protocol
 
 from google.protobuf.message import Message as ProtoMessage
 
-from pyetcd.proto.errors import BadLeaderTransferee, Code, EtcdError, RpcError, Unhealthy
+from pyetcd.proto.errors import (
+    BadLeaderTransferee,
+    Code,
+    ContextDeadlineExceeded,
+    EtcdError,
+    RpcError,
+    Stopped,
+    TooManyRequests,
+    Unhealthy,
+)
 from pyetcd.raft.types import ConfChange, Message, ProposalDropped
 from pyetcd.server.loop import Driver
 from pyetcd.server.peer.transport import PeerTransport
@@ -20,7 +31,7 @@ HEALTH_INTERVAL_S = 5.0  # etcd: HealthInterval, how long a peer must have been 
 TRANSFER_TIMEOUT = RpcError(
     Code.UNKNOWN, "etcdserver: request timed out, leader transfer took too long"
 )
-DROPPED = RpcError(Code.UNKNOWN, "raft proposal dropped")
+CHANGES_MAX = 64
 
 
 class Clock(Protocol):
@@ -53,6 +64,8 @@ class Membership:
         self._timeout_s = timeout_s
         self._removed = removed
         self._transfers: list[tuple[int, float, Callable[[EtcdError | None], None]]] = []
+        # Changes that raft has not taken yet, by request id, in order of arrival.
+        self._changes: dict[int, ConfChange] = {}
 
     def bind(self, driver: Driver, proposer: Proposer, transport: PeerTransport) -> None:
         """All three need this object to be made first."""
@@ -128,13 +141,29 @@ class Membership:
     def configure(
         self, change: ConfChange, done: Callable[[ProtoMessage | EtcdError], None]
     ) -> None:
+        """Raft takes one change at a time and none without a leader: until it takes this one it
+        is offered again every tick, for no longer than the request timeout."""
+        if len(self._changes) >= CHANGES_MAX:
+            return done(TooManyRequests())
         id = self.proposer.next_id()
-        self.proposer.await_id(id, done)
-        numbered = ConfChange(change.type, change.node_id, change.context, id)
-        try:
-            self.driver.propose_conf_change(numbered)
-        except ProposalDropped:
-            self.proposer.resolve(id, DROPPED)
+
+        def answered(answer: ProtoMessage | EtcdError) -> None:
+            if self._changes.pop(id, None) is not None and not isinstance(answer, Stopped):
+                answer = ContextDeadlineExceeded()  # raft never took it: it will never commit
+            done(answer)
+
+        self._changes[id] = ConfChange(change.type, change.node_id, change.context, id)
+        self.proposer.await_id(id, answered)
+        return self._propose_changes()
+
+    def _propose_changes(self) -> None:
+        while self._changes:
+            id = next(iter(self._changes))
+            try:
+                self.driver.propose_conf_change(self._changes[id])
+            except ProposalDropped:
+                return
+            del self._changes[id]
 
     # Leader transfer
 
@@ -171,6 +200,7 @@ class Membership:
                 self._transfers.append((target, deadline_s, done))
 
     def ticked(self) -> None:
+        self._propose_changes()
         now_s = self._clock.monotonic_s()
         waiting, self._transfers = self._transfers, []
         for target, deadline_s, done in waiting:

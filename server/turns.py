@@ -70,6 +70,7 @@ class Turns:
     # The replica's Observer
 
     def applied(self, results: list[Applied], index: int) -> None:
+        self.chores.promote_lessor()
         resolve = self._proposer.resolve
         for applied in results:
             if applied.over_quota:
