@@ -315,6 +315,7 @@ class Member:
             metrics=metrics,
             loop=loop,
             fatal=self.fatal,
+            bug=self.bug,
         )
         feed(
             metrics,
@@ -423,6 +424,17 @@ class Member:
         self._data.wal.close()
         self._data.close()
         self._log.info("stopped member", local_member_id=f"{self.id:x}")
+
+    def bug(self, error: BaseException) -> None:
+        """A handler failed. What it read may be broken only if the disk or an assertion says so;
+        any other exception has cost its caller the connection, and costs nobody else anything."""
+        if isinstance(error, (StorageFailure, LogLost, AssertionError)):
+            self.fatal(error)
+        self._log.error(
+            "internal error in a handler",
+            error=f"{type(error).__name__}: {error}",
+            trace="".join(traceback.format_exception(error)),
+        )
 
     def fatal(self, error: BaseException) -> None:
         """The disk has failed, the log is lost, or we have a bug: nothing may be answered any more.

@@ -60,6 +60,7 @@ class Serving:
         metrics: Metrics,
         loop: asyncio.AbstractEventLoop,
         fatal: Callable[[BaseException], None],
+        bug: Callable[[BaseException], None],
     ) -> None:
         log = get("serving")
         self._clients = clients
@@ -115,12 +116,12 @@ class Serving:
             hosts=config.host_whitelist,
             rejected=lambda host: log.warn("rejecting request with unknown Host", host=host),
         )
-        self.client_listener = Listener(self._dispatcher(), client_port, limits, on_bug=fatal)
+        self.client_listener = Listener(self._dispatcher(), client_port, limits, on_bug=bug)
         # etcd 3.5 answers gRPC on the peer port, too; nothing uses it and 3.6 took it away.
         self.peer_listener = Listener(
             None,
             PeerPort(transport, facts, machine.members, self.lease, loop).service(),
-            on_bug=fatal,
+            on_bug=bug,
         )
 
     def _dispatcher(self) -> Dispatcher:

@@ -194,10 +194,10 @@ class ClusterApi:
 def peer_urls(given: Sequence[str]) -> tuple[str, ...] | None:
     """Sorted as etcd sorts them; None unless each is http(s)://host:port or a unix socket."""
     for url in given:
-        parts = urlsplit(url)
         try:
+            parts = urlsplit(url)
             port = parts.port
-        except ValueError:
+        except ValueError:  # brackets that do not close, a port that is no number
             return None
         if parts.scheme not in ("http", "https", "unix", "unixs") or parts.path:
             return None
