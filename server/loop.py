@@ -29,6 +29,16 @@ BATCH_ENTRIES_MAX = 1024
 SWITCH_INTERVAL_S = 0.0005
 
 
+class Commits(Protocol):
+    """Runs the log's commits beside the loop: a thread here, an event in the simulator."""
+
+    def start(self, failed: Callable[[BaseException], None]) -> None: ...
+
+    def submit(self, job: Callable[[], None], done: Callable[[], None]) -> None: ...
+
+    def stop(self) -> None: ...
+
+
 class LogThread:
     """Runs the log's commits, one at a time; `done` is called back in the loop."""
 
@@ -101,6 +111,7 @@ class Driver:
         loop: asyncio.AbstractEventLoop,
         tick_s: float,
         fatal: Callable[[BaseException], None],
+        thread: Commits | None = None,
     ) -> None:
         self.replica = replica
         self.leader_lost_s = 0.0
@@ -111,7 +122,7 @@ class Driver:
         self._tick_s = tick_s
         self._fatal = fatal
         self._log: Log = get("driver")
-        self._thread = LogThread(loop)
+        self._thread: Commits = thread or LogThread(loop)
         self._proposals: dict[int, bytes] = {}
         # Bound: what the leader's chores make in a tick.
         self._leader_proposals: list[tuple[int, bytes]] = []
@@ -225,9 +236,12 @@ class Driver:
         # time out on messages that already wait in its sockets.
         self._next_tick_s = max(self._next_tick_s + self._tick_s, now_s)
         self._refused = False
-        self.replica.node.tick()
-        for listener in self._tick_listeners:
-            listener.ticked()
+        try:
+            self.replica.node.tick()
+            for listener in self._tick_listeners:
+                listener.ticked()
+        except Exception as error:  # see _turn
+            self._fatal(error)
         self._timer = self._loop.call_at(self._next_tick_s, self._tick)
         self.wake()
 

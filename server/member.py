@@ -15,6 +15,7 @@ import os
 import signal
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 from google.protobuf.message import Message
 
@@ -88,8 +89,8 @@ async def _main(config: Config) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end, 128 + number)
-    loop.set_exception_handler(logs.loop_exception_handler)
     member = await Member.open(config, end)
+    loop.set_exception_handler(member.on_loop_error)
     await member.start()
     logs.release()
     status = await ended
@@ -424,6 +425,13 @@ class Member:
         self._data.wal.close()
         self._data.close()
         self._log.info("stopped member", local_member_id=f"{self.id:x}")
+
+    def on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """An exception that nobody caught, in a callback or a task."""
+        error = context.get("exception")
+        if isinstance(error, (StorageFailure, LogLost, AssertionError)):
+            self.fatal(error)
+        logs.loop_exception_handler(loop, context)
 
     def bug(self, error: BaseException) -> None:
         """A handler failed. What it read may be broken only if the disk or an assertion says so;
