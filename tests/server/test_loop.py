@@ -1,0 +1,87 @@
+"""The driver: failures in a tick end the member, refused batches wait for the next tick."""
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+
+from pyetcd.server.loop import Driver
+from pyetcd.store.db import StorageFailure
+
+
+class Replica:
+    """Raft that does as told, in place of a real one."""
+
+    busy = False
+    applied_index = 0
+
+    def __init__(self, **node):
+        self.node = SimpleNamespace(leader=1, is_leader=True, term=1, commit=0, **node)
+        self.batches = []
+        self.refuse = 0
+
+    def begin(self):
+        return None
+
+    def propose(self, datas):
+        if self.refuse:
+            self.refuse -= 1
+            return False
+        self.batches.append(list(datas))
+        return True
+
+
+def run(driver_of, until):
+    async def main():
+        loop = asyncio.get_running_loop()
+        failed = loop.create_future()
+        driver = driver_of(loop, failed.set_result)
+        driver.bind(SimpleNamespace(has_queued=False))
+        result = await until(driver, failed)
+        driver._timer.cancel()
+        await driver.stop()
+        return result
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("where", ["raft", "listener"])
+def test_a_failure_in_a_tick_is_fatal(where):
+    def fail():
+        raise StorageFailure("the disk is gone")
+
+    replica = Replica(tick=fail if where == "raft" else lambda: None)
+    listeners = [SimpleNamespace(ticked=fail)] if where == "listener" else []
+
+    async def until(driver, failed):
+        driver.start(listeners)
+        return await failed
+
+    def make(loop, fatal):
+        first = []
+        return Driver(
+            replica,
+            loop=loop,
+            tick_s=0.001,
+            fatal=lambda error: None if first else (first.append(1), fatal(error)),
+        )
+
+    assert isinstance(run(make, until), StorageFailure)
+
+
+def test_a_refused_batch_keeps_its_order_and_waits_for_a_tick():
+    replica = Replica(tick=lambda: None)
+    replica.refuse = 2
+
+    async def until(driver, failed):
+        for request_id in (1, 2, 3):
+            driver.submit(request_id, b"%d" % request_id)
+        assert driver.withdraw(2) and not driver.withdraw(2)
+        driver.start([])
+        while not replica.batches:
+            await asyncio.sleep(0)
+            driver.submit(9, b"9")
+        return replica.batches
+
+    batches = run(lambda loop, fatal: Driver(replica, loop=loop, tick_s=0.001, fatal=fatal), until)
+    assert batches[0] == [b"1", b"3", b"9"]
