@@ -1,0 +1,124 @@
+"""Proposals: ids, answers exactly once, etcd's three kinds of giving up, the bounds."""
+
+import pytest
+
+from pyetcd.proto import errors
+from pyetcd.proto.raft_internal_pb2 import InternalRaftRequest
+from pyetcd.proto.rpc_pb2 import PutRequest, PutResponse
+from pyetcd.server import propose
+from pyetcd.server.propose import Proposer, RequestIds
+
+
+class Target:
+    """The driver as a proposer sees it."""
+
+    def __init__(self):
+        self.apply_gap = 0
+        self.leader_lost_s = 0.0
+        self.inbox = {}
+        self.as_leader = []
+
+    def submit(self, request_id, data):
+        self.inbox[request_id] = data
+
+    def submit_as_leader(self, request_id, data):
+        self.as_leader.append(request_id)
+
+    def withdraw(self, request_id):
+        return self.inbox.pop(request_id, None) is not None
+
+
+@pytest.fixture
+def target():
+    return Target()
+
+
+@pytest.fixture
+def clock():
+    return [100.0]
+
+
+@pytest.fixture
+def proposer(target, clock):
+    return Proposer(
+        target,
+        RequestIds(0xABCD1234, 1.0),
+        monotonic_s=lambda: clock[0],
+        request_bytes_max=1000,
+        timeout_s=7.0,
+    )
+
+
+def put(value=b"v"):
+    return InternalRaftRequest(put=PutRequest(key=b"k", value=value))
+
+
+def test_ids_are_laid_out_as_etcds():
+    ids = RequestIds(0x1111_2222_3333_ABCD, 1_700_000_000.123)
+    first, second = ids.next(), ids.next()
+    assert first >> 48 == 0xABCD and second == first + 1
+    assert (first >> 8) & 0xFF_FFFF_FFFF == 1_700_000_000_123 & 0xFF_FFFF_FFFF
+
+
+def test_an_answer_comes_once(proposer, target):
+    answers = []
+    proposer.propose(put(), answers.append)
+    (request_id,) = target.inbox
+    sent = InternalRaftRequest.FromString(target.inbox[request_id])
+    assert sent.header.ID == request_id
+    response = PutResponse()
+    proposer.resolve(request_id, response)
+    proposer.resolve(request_id, response)
+    proposer.resolve(request_id + 1, response)  # another member's
+    assert answers == [response] and proposer.pending == 0
+
+
+@pytest.mark.parametrize(
+    ("taken", "lost_s", "kind"),
+    [
+        (False, 0.0, errors.ContextDeadlineExceeded),  # no leader took it: it will never commit
+        (True, 0.0, errors.Timeout),
+        (True, 102.0, errors.TimeoutDueToLeaderFail),
+        (True, 95.0, errors.TimeoutDueToLeaderFail),  # shortly before it was proposed
+    ],
+)
+def test_giving_up(proposer, target, clock, taken, lost_s, kind):
+    answers = []
+    proposer.propose(put(), answers.append)
+    if taken:
+        target.inbox.clear()
+    target.leader_lost_s = lost_s
+    clock[0] = 106.9
+    proposer.expire()
+    assert not answers
+    clock[0] = 107.0
+    proposer.expire()
+    assert [type(answer) for answer in answers] == [kind]
+    assert not target.inbox and proposer.failed_total == 1
+
+
+def test_bounds(proposer, target, monkeypatch):
+    answers = []
+    proposer.propose(put(b"x" * 1000), answers.append)
+    target.apply_gap = propose.APPLY_GAP_MAX + 1
+    proposer.propose(put(), answers.append)
+    target.apply_gap = 0
+    monkeypatch.setattr(propose, "PENDING_MAX", 1)
+    proposer.propose(put(), answers.append)
+    proposer.propose(put(), answers.append)
+    kinds = [errors.RequestTooLarge, errors.TooManyRequests, errors.TooManyRequests]
+    assert [type(answer) for answer in answers] == kinds
+    assert len(target.inbox) == 1
+
+
+def test_only_a_leader_proposes_for_itself(proposer, target):
+    proposer.propose_as_leader(put(), lambda answer: None)
+    assert not target.inbox and len(target.as_leader) == 1
+
+
+def test_stopping_answers_everyone(proposer):
+    answers = []
+    proposer.propose(put(), answers.append)
+    proposer.stop()
+    proposer.propose(put(), answers.append)
+    assert [type(answer) for answer in answers] == [errors.Stopped, errors.Stopped]
