@@ -1,5 +1,7 @@
 """Real clients over h2c, each in a process of its own: grpcio, aetcd, etcd-client-py, etcdctl."""
 
+import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -40,6 +42,20 @@ def test_etcdctl(machine):
         etcdctl("lease", "keep-alive", "--once", lease)
         == f"lease {lease} keepalived with TTL(60)\n"
     )
+    machine.run(
+        *[machine.pyetcd, "bench", "put", "--endpoints", node.endpoint, "--total=10000"],
+        *["--sequential-keys", "--key-size=8", "--key-space-size=10000", "--clients=100"],
+    )
+    listed = etcdctl("get", "", "--from-key", "--keys-only", "-w", "json")
+    assert json.loads(listed)["count"] == 10_001
+    argv = [machine.etcdctl, "--endpoints", node.endpoint, "watch", "w", "--prefix", "--rev=2"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as watch:
+        assert watch.stdout is not None
+        etcdctl("put", "w1", "first")
+        etcdctl("del", "w1")
+        seen = [watch.stdout.readline() for _ in range(6)]
+        watch.kill()
+    assert seen == ["PUT\n", "w1\n", "first\n", "DELETE\n", "w1\n", "\n"]
     assert etcdctl("endpoint", "health") != ""
     assert "127.0.0.1" in etcdctl("endpoint", "status")
     assert etcdctl("endpoint", "hashkv").startswith(node.endpoint)

@@ -3,7 +3,7 @@
 import pytest
 
 from pyetcd.proto import errors
-from pyetcd.proto.raft_internal_pb2 import InternalRaftRequest
+from pyetcd.proto.raft_internal_pb2 import InternalRaftRequest, RequestHeader
 from pyetcd.proto.rpc_pb2 import PutRequest, PutResponse
 from pyetcd.server import propose
 from pyetcd.server.propose import Proposer, RequestIds
@@ -64,8 +64,8 @@ def test_an_answer_comes_once(proposer, target):
     answers = []
     proposer.propose(put(), answers.append)
     (request_id,) = target.inbox
-    sent = InternalRaftRequest.FromString(target.inbox[request_id])
-    assert sent.header.ID == request_id
+    header = InternalRaftRequest.FromString(target.inbox[request_id]).header
+    assert header == RequestHeader(ID=request_id)
     response = PutResponse()
     proposer.resolve(request_id, response)
     proposer.resolve(request_id, response)
