@@ -27,6 +27,7 @@ from typing import Final
 from google.protobuf.message import DecodeError, Message
 
 from pyetcd.proto import errors
+from pyetcd.proto.decode import TooDeep, decode, decode_refused
 from pyetcd.proto.errors import EtcdError
 from pyetcd.proto.raft_internal_pb2 import EmptyResponse, InternalRaftRequest
 from pyetcd.proto.rpc_pb2 import (
@@ -131,7 +132,12 @@ class Applier:
         try:
             request = InternalRaftRequest.FromString(data)
         except DecodeError:
-            return self._v2(V2Request.FromString(data))
+            try:
+                request = decode_refused(InternalRaftRequest, data)
+            except TooDeep:
+                raise  # members that can decode it apply it: this one must not go on without it
+            except DecodeError:
+                return self._v2(decode(V2Request, data))
         request_id = request.ID or request.header.ID
         try:
             if request.HasField("put"):

@@ -125,7 +125,10 @@ class KvApi:
             return refuse(call, error)
         done = answer_to(call, self._headers)
         if not is_readonly(request):
-            return self._write(InternalRaftRequest(txn=request), done)
+            # Not by the constructor: it parses again, and refuses what is nested deeply.
+            proposal = InternalRaftRequest()
+            proposal.txn.CopyFrom(request)
+            return self._write(proposal, done)
         if is_serializable(request):
             return _run(lambda: self._store.read_txn(request), done)
         return self._reads.wait(

@@ -16,6 +16,7 @@ from typing import Final, Protocol
 
 from google.protobuf.message import DecodeError, Message
 
+from pyetcd.proto.decode import decode
 from pyetcd.proto.errors import Code, RpcError
 from pyetcd.proto.services import Method
 from pyetcd.server.wire import flow, frames, status
@@ -63,10 +64,11 @@ class Counters:
 class Route:
     """One row of the dispatch table; `UnaryRoute` and `StreamRoute` add the handler."""
 
-    __slots__ = ("counters", "method", "one_piece", "parse")
+    __slots__ = ("counters", "method", "one_piece", "parse", "request")
 
     def __init__(self, method: Method, request: type[Message], *, one_piece: bool) -> None:
         self.method = method
+        self.request = request
         self.parse: Callable[[bytes], Message] = request.FromString
         self.one_piece = one_piece
         self.counters = Counters()
@@ -257,9 +259,9 @@ class Call(flow.Stream):
 
     def _parse(self, message: bytes) -> Message:
         try:
-            return self._route.parse(message)
+            return decode(self._route.request, message)
         except DecodeError as error:
-            text = f"grpc: error unmarshalling request: {error}"
+            text = f"grpc: failed to unmarshal the received message {error}"
             raise RpcError(Code.INTERNAL, text) from None
 
     # Helpers

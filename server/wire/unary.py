@@ -16,7 +16,8 @@ from typing import Final
 
 from google.protobuf.message import DecodeError, Message
 
-from pyetcd.proto.errors import Code, EtcdError, RpcError
+from pyetcd.proto.decode import TooDeep, decode_refused
+from pyetcd.proto.errors import Code, EtcdError, RpcError, TooManyOps
 from pyetcd.proto.services import Method
 from pyetcd.server.wire import flow, frames, status
 from pyetcd.server.wire.call import ANSWERED, PREFIX, PREFIX_BYTES, RECEIVING, RUNNING, Call, Route
@@ -125,6 +126,18 @@ class UnaryCall(Call):
             route.handler(self, route.parse(message))
         except EtcdError as error:
             self.fail(error.code, error.text)
+        except DecodeError:
+            self._run_refused(route, message)
+
+    def _run_refused(self, route: "UnaryRoute", message: bytes) -> None:
+        """The runtime does not take the message: it is wrong, or only deep."""
+        try:
+            route.handler(self, decode_refused(route.request, message))
+        except EtcdError as error:
+            self.fail(error.code, error.text)
+        except TooDeep:
+            # Only transactions nest, and no budget of operations allows that many levels.
+            self.fail(TooManyOps.code, TooManyOps.text)
         except DecodeError as error:
             self.fail(Code.INTERNAL, f"grpc: error unmarshalling request: {error}")
 
