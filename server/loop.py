@@ -6,6 +6,9 @@ parses, applies the previous batch and fills the next one. Nothing here waits fo
 
 Bounds: the inbox holds what the proposers allow (propose.PENDING_MAX) and at most
 `MESSAGES_MAX` messages of peers; beyond that messages are dropped, which raft repairs by itself.
+Proposals of other members that raft cannot take now (the lead is being handed over, a configuration
+change is pending) are kept for an election timeout, at most `HELD_MAX` of them; beyond that they
+are dropped, and whoever made them finds out by the request timeout.
 """
 
 import asyncio
@@ -21,6 +24,7 @@ from pyetcd.server.logs import Log, get
 from pyetcd.server.replica import Replica
 
 MESSAGES_MAX = 4096
+HELD_MAX = 1024
 # One proposal message takes at most this many entries, so that one MsgApp stays sendable and one
 # turn stays short; the rest goes into the next turn.
 BATCH_ENTRIES_MAX = 1024
@@ -111,9 +115,11 @@ class Driver:
         loop: asyncio.AbstractEventLoop,
         tick_s: float,
         fatal: Callable[[BaseException], None],
+        held_ticks: int = 10,
         thread: Commits | None = None,
     ) -> None:
         self.replica = replica
+        self._held_ticks = held_ticks
         self.leader_lost_s = 0.0
         self.loop_lag_s_max = 0.0
         self.dropped_messages_total = 0
@@ -127,6 +133,9 @@ class Driver:
         # Bound: what the leader's chores make in a tick.
         self._leader_proposals: list[tuple[int, bytes]] = []
         self._messages: list[Message] = []
+        # Proposals of other members that raft refused, with the ticks that are left to them.
+        self._held: list[tuple[Message, int]] = []
+        self._offer_held = False
         self._refused = False
         self._scheduled = False
         self._stopped = False
@@ -236,6 +245,7 @@ class Driver:
         # time out on messages that already wait in its sockets.
         self._next_tick_s = max(self._next_tick_s + self._tick_s, now_s)
         self._refused = False
+        self._offer_held = True
         try:
             self.replica.node.tick()
             for listener in self._tick_listeners:
@@ -259,16 +269,15 @@ class Driver:
 
     def _feed(self) -> None:
         node = self.replica.node
+        if self._offer_held:  # once a tick, before what came later
+            self._offer_held = False
+            held, self._held = self._held, []
+            for message, ticks in held:
+                self._step(message, ticks - 1)
         if self._messages:
             messages, self._messages = self._messages, []
             for message in messages:
-                try:
-                    node.step(message)
-                except (ProposalDropped, LogLost) as error:
-                    if isinstance(error, LogLost):
-                        raise
-                except RaftError as error:
-                    self._log.debug("ignored a raft message", error=str(error))
+                self._step(message, self._held_ticks)
         # While a batch is under way, proposals stay here: they join the next one in one piece.
         if not self.replica.busy:
             if self._leader_proposals:
@@ -277,6 +286,17 @@ class Driver:
                 self._propose_batch()
         if self._reads.has_queued:
             self._reads.start_round()
+
+    def _step(self, message: Message, held_ticks: int) -> None:
+        try:
+            self.replica.node.step(message)
+        except LogLost:
+            raise
+        except ProposalDropped:
+            if held_ticks > 0 and len(self._held) < HELD_MAX:
+                self._held.append((message, held_ticks))
+        except RaftError as error:
+            self._log.debug("ignored a raft message", error=str(error))
 
     def _feed_leader_proposals(self) -> None:
         node = self.replica.node
@@ -311,7 +331,9 @@ class Driver:
                 return
             replica.work()
             replica.finish()
-        if self._proposals and replica.node.leader != 0 and not self._refused:
+        # A batch under way: its end brings the next turn, and asking until then would only burn the
+        # processor for as long as the disk takes.
+        if self._proposals and not replica.busy and replica.node.leader and not self._refused:
             self.wake()
 
     def _committed(self) -> None:

@@ -259,7 +259,13 @@ class Member:
             observer=self.turns,
             applied_index=data.backend.applied_index,
         )
-        self.driver = Driver(replica, loop=loop, tick_s=tick_s, fatal=self.fatal)
+        self.driver = Driver(
+            replica,
+            loop=loop,
+            tick_s=tick_s,
+            held_ticks=config.election_ticks,
+            fatal=self.fatal,
+        )
         self.proposer = Proposer(
             self.driver,
             RequestIds(self.id, clock.wall_s()),

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from pyetcd.raft.types import Entry, Message, MsgType, ProposalDropped
 from pyetcd.server.loop import Driver
 from pyetcd.store.db import StorageFailure
 
@@ -85,3 +86,55 @@ def test_a_refused_batch_keeps_its_order_and_waits_for_a_tick():
 
     batches = run(lambda loop, fatal: Driver(replica, loop=loop, tick_s=0.001, fatal=fatal), until)
     assert batches[0] == [b"1", b"3", b"9"]
+
+
+def test_a_forwarded_proposal_waits_while_raft_cannot_take_it():
+    """The lead is being handed over: dropped, it would cost its client the request timeout."""
+    taken = []
+    refusals = 3
+
+    def step(message):
+        nonlocal refusals
+        if refusals:
+            refusals -= 1
+            raise ProposalDropped("leadership is being transferred")
+        taken.append(message)
+
+    replica = Replica(tick=lambda: None, step=step)
+    forwarded = Message(MsgType.PROP, from_=2, entries=(Entry(0, 0, data=b"a"),))
+
+    async def until(driver, failed):
+        driver.receive(forwarded)
+        driver.start([])
+        while not taken:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+        return taken
+
+    def make(loop, fatal):
+        return Driver(replica, loop=loop, tick_s=0.001, held_ticks=5, fatal=fatal)
+
+    assert run(make, until) == [forwarded], "once, not more"
+
+
+def test_a_forwarded_proposal_does_not_wait_for_ever():
+    offered = []
+
+    def step(message):
+        offered.append(message)
+        raise ProposalDropped("no leader")
+
+    ticks = []
+    replica = Replica(tick=lambda: ticks.append(1), step=step)
+
+    async def until(driver, failed):
+        driver.receive(Message(MsgType.PROP, from_=2, entries=(Entry(0, 0),)))
+        driver.start([])
+        while len(ticks) < 8:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        return len(offered)
+
+    def make(loop, fatal):
+        return Driver(replica, loop=loop, tick_s=0.001, held_ticks=3, fatal=fatal)
+
+    assert run(make, until) == 4
