@@ -120,7 +120,6 @@ class Driver:
     ) -> None:
         self.replica = replica
         self._held_ticks = held_ticks
-        self.leader_lost_s = 0.0
         self.loop_lag_s_max = 0.0
         self.dropped_messages_total = 0
         self.heartbeat_late_total = 0

@@ -72,6 +72,7 @@ class Membership:
         self.driver = driver
         self.proposer = proposer
         self.transport = transport
+        proposer.is_connected_since = self.is_connected_since
 
     # The transport's RaftHandler
 
@@ -129,6 +130,18 @@ class Membership:
                 if at_s is not None and now_s - at_s >= HEALTH_INTERVAL_S
             ),
         )
+
+    def is_connected_since(self, since_s: float) -> bool:
+        """Whether the link to the leader was up all the time, or a leader's links to a quorum.
+        True without a leader: then no link is the reason (etcd cluster_util.go)."""
+        leader = self.driver.replica.node.leader
+        if leader == 0:
+            return True
+        since = {id: self.transport.active_since(id) for id in self.transport.peer_ids}
+        steady = {id for id, at_s in since.items() if at_s is not None and at_s < since_s}
+        if leader == self._member_id:
+            return len(steady) + 1 >= len(self._members.all()) // 2 + 1
+        return leader in steady
 
     @property
     def match_by_id(self) -> dict[int, int]:

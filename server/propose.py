@@ -22,6 +22,7 @@ from pyetcd.proto.errors import (
     RequestTooLarge,
     Stopped,
     Timeout,
+    TimeoutDueToConnectionLost,
     TimeoutDueToLeaderFail,
     TooManyRequests,
 )
@@ -48,10 +49,6 @@ class ProposalTarget(Protocol):
 
     def withdraw(self, request_id: int) -> bool:
         """Take a proposal back; False when raft has it already."""
-
-    @property
-    def leader_lost_s(self) -> float:
-        """When this member last saw its leader go, in monotonic seconds; 0.0 for never."""
 
 
 class RequestIds:
@@ -84,13 +81,19 @@ class Proposer:
         monotonic_s: Callable[[], float],
         request_bytes_max: int,
         timeout_s: float,
+        election_timeout_s: float = 1.0,
     ) -> None:
         self.failed_total = 0
+        # When this member was last elected, in monotonic seconds; 0.0 for never.
+        self.elected_s = 0.0
+        # Whether the link to the leader, or a leader's to a quorum, has held since then.
+        self.is_connected_since: Callable[[float], bool] = lambda since_s: True
         self._target = target
         self._ids = ids
         self._monotonic_s = monotonic_s
         self._request_bytes_max = request_bytes_max
         self._timeout_s = timeout_s
+        self._election_timeout_s = election_timeout_s
         self._waiting: dict[int, Done] = {}
         # Every request has the same timeout, so the order of arrival is the order of expiry.
         self._deadlines: deque[tuple[float, int]] = deque()
@@ -156,11 +159,13 @@ class Proposer:
                 done(self._timeout_error(request_id, deadline_s - self._timeout_s))
 
     def _timeout_error(self, request_id: int, started_s: float) -> EtcdError:
-        """etcd's three answers to a proposal that took too long (server.go, parseProposeCtxErr)."""
+        """etcd's four answers to a proposal that took too long (server.go, parseProposeCtxErr)."""
         if self._target.withdraw(request_id):
             return ContextDeadlineExceeded()  # no leader ever took it: it will never commit
-        if self._target.leader_lost_s >= started_s - self._timeout_s:
+        if self.elected_s - 2 * self._election_timeout_s < started_s < self.elected_s:
             return TimeoutDueToLeaderFail()
+        if not self.is_connected_since(started_s):
+            return TimeoutDueToConnectionLost()
         return Timeout()
 
     def stop(self) -> None:

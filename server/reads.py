@@ -11,7 +11,7 @@ Bound: `WAITING_MAX` callers; beyond it the answer is "too many requests".
 from collections.abc import Callable
 from typing import Protocol
 
-from pyetcd.proto.errors import EtcdError, LeaderChanged, Stopped, Timeout, TooManyRequests
+from pyetcd.proto.errors import EtcdError, Stopped, Timeout, TooManyRequests
 
 WAITING_MAX = 50_000
 RETRY_S = 0.5  # etcd: readIndexRetryTime
@@ -96,17 +96,15 @@ class LinearizableReads:
                 done(None)
 
     def leader_changed(self) -> None:
-        """A round that was under way may never be answered; its callers are told so."""
-        finished, self._round = self._round, []
-        for _, done in finished:
-            self.failed_total += 1
-            done(LeaderChanged())
+        """There is a new leader: a round under way may never be answered, so it is asked of the
+        new one. etcd 3.5 gives its callers an error for them to come again."""
+        if self._round:
+            self._ask()
 
     def expire(self) -> None:
         """Called every tick: retry a round without an answer, give up on old callers."""
         now_s = self._monotonic_s()
         if self._round and now_s >= self._retry_at_s:
-            self.slow_total += 1
             self._round = self._give_up(self._round, now_s)
             if self._round:
                 self._ask()
@@ -123,6 +121,7 @@ class LinearizableReads:
         for deadline_s, done in callers:
             if deadline_s <= now_s:
                 self.failed_total += 1
+                self.slow_total += 1
                 done(Timeout())
         return [caller for caller in callers if caller[0] > now_s]
 

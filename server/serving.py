@@ -13,7 +13,7 @@ from pyetcd.proto.services import METHODS
 from pyetcd.server.api import health
 from pyetcd.server.api.base import Headers
 from pyetcd.server.api.cluster import ClusterApi
-from pyetcd.server.api.guard import LeaderGuard
+from pyetcd.server.api.guard import LeaderGuard, OnLearner, never
 from pyetcd.server.api.kv import KvApi
 from pyetcd.server.api.lease import LeaseApi
 from pyetcd.server.api.maintenance import MaintenanceApi
@@ -66,6 +66,8 @@ class Serving:
         self._clients = clients
         self._peers = peers
         self._transport = transport
+        self._guard = guard
+        guard.is_learner = lambda: facts.is_learner
         self.kv = KvApi(
             headers=headers,
             proposer=proposer,
@@ -153,6 +155,12 @@ class Serving:
             "/etcdserverpb.Lease/LeaseKeepAlive": lease.lease_keep_alive,
             "/grpc.health.v1.Health/Watch": health.watch,
         }
+        on_learner: dict[str, OnLearner] = {
+            "/etcdserverpb.KV/Range": lambda request: bool(request.serializable),
+            "/etcdserverpb.Maintenance/Status": lambda request: True,
+        }
+        for path, handler in unary.items():
+            unary[path] = self._guard.unary(handler, on_learner=on_learner.get(path, never))
         return Dispatcher(
             {path: (METHODS[path].request, handler) for path, handler in unary.items()},
             {path: (METHODS[path].request, handler) for path, handler in streams.items()},

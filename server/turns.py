@@ -98,16 +98,15 @@ class Turns:
                 role=state.role.name.lower(),
                 term=self.driver.replica.node.term,
             )
-            if state.role is not Role.LEADER and self._machine.lessor.is_primary:
+            if state.role is Role.LEADER:
+                self._proposer.elected_s = self._loop.time()
+            elif self._machine.lessor.is_primary:
                 self._machine.lessor.demote()
         if state.leader == self._leader:
             return
         old, self._leader = self._leader, state.leader
-        if state.leader == 0:
-            self.driver.leader_lost_s = self._loop.time()
-        else:
+        if state.leader:
             self.leader_changes_total += 1
-        if old:
             self._reads.leader_changed()
         self._membership.leader_changed(state.leader)
         self._log.info(

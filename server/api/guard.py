@@ -1,8 +1,13 @@
-"""Streams whose client wants a leader: metadata `hasleader: true`.
+"""Calls and streams that this member must refuse: without a leader, or as a learner.
 
-A new one is refused while this member knows no leader. Running ones are ended once it has known
+A client says by the metadata `hasleader: true` that it wants a leader.
+
+A new one is refused while this member knows no leader. Running streams are ended once it has known
 none for three election timeouts: reconnecting costs a client more than waiting for an election
 does (etcd v3rpc/interceptor.go: monitorLeader).
+
+A learner serves its status and what it can read by itself, nothing else (util.go:
+isRPCSupportedForLearner).
 
 Bounds: one entry per open stream, and streams are bounded by the listener.
 """
@@ -10,12 +15,21 @@ Bounds: one entry per open stream, and streams are bounded by the listener.
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
-from pyetcd.proto.errors import NoLeader
-from pyetcd.server.wire.grpc import ServerStream
+from google.protobuf.message import Message
+
+from pyetcd.proto.errors import NoLeader, NotSupportedForLearner
+from pyetcd.server.wire.grpc import ServerStream, UnaryCall
 
 TIMEOUTS_MAX: Final = 3
+
+Handler = Callable[..., None]
+OnLearner = Callable[[Any], bool]  # Any: the request class of the guarded method
+
+
+def never(request: Message) -> bool:
+    return False
 
 
 class LeaderGuard:
@@ -28,6 +42,7 @@ class LeaderGuard:
         monotonic_s: Callable[[], float],
         election_timeout_s: float,
     ) -> None:
+        self.is_learner: Callable[[], bool] = lambda: False
         self._has_leader = has_leader
         self._monotonic_s = monotonic_s
         self._patience_s = TIMEOUTS_MAX * election_timeout_s
@@ -37,7 +52,9 @@ class LeaderGuard:
 
     @contextmanager
     def watch(self, stream: ServerStream) -> Iterator[None]:
-        """Around the work of a stream's handler; raises NoLeader."""
+        """Around the work of a stream's handler; raises NoLeader or NotSupportedForLearner."""
+        if self.is_learner():
+            raise NotSupportedForLearner
         if stream.metadata.get("hasleader") != "true":
             yield
             return
@@ -56,6 +73,20 @@ class LeaderGuard:
         finally:
             self._tasks.pop(task, None)
             self._ended.discard(task)
+
+    def unary(self, handler: Handler, *, on_learner: OnLearner = never) -> Handler:
+        """`handler`, refused while there is no leader when the client says that it needs one, and
+        on a learner unless `on_learner` allows the request."""
+        has_leader = self._has_leader
+
+        def guarded(call: UnaryCall, request: Message) -> None:
+            if self.is_learner() and not on_learner(request):
+                return call.fail(NotSupportedForLearner.code, NotSupportedForLearner.text)
+            if call.metadata.get("hasleader") == "true" and not has_leader():
+                return call.fail(NoLeader.code, NoLeader.text)
+            return handler(call, request)
+
+        return guarded
 
     def ticked(self) -> None:
         now_s = self._monotonic_s()

@@ -1,5 +1,6 @@
 """What the API wants changed reaches raft as soon as raft takes it, and not twice."""
 
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -20,8 +21,8 @@ TIMEOUT_S = 7.0
 class Raft:
     """Takes a change only while it is open; takes one at a time, as raft does."""
 
-    leader_lost_s = 0.0
     apply_gap = 0
+    replica = SimpleNamespace(node=SimpleNamespace(leader=0))
 
     def __init__(self) -> None:
         self.is_open = True
@@ -137,3 +138,26 @@ def test_too_many_changes(world: World) -> None:
     for node_id in range(CHANGES_MAX + 1):
         world.add(node_id + 2)
     assert [type(answer) for answer in world.answers] == [TooManyRequests]
+
+
+def test_whether_the_links_have_held() -> None:
+    """etcd cluster_util.go: isConnectedSince, isConnectedToQuorumSince."""
+    world = World()
+    node = SimpleNamespace(leader=0)
+    links = {2: 50.0, 3: None}
+    world.membership.driver = cast(Driver, SimpleNamespace(replica=SimpleNamespace(node=node)))
+    world.membership.transport = cast(
+        PeerTransport, SimpleNamespace(peer_ids=links.keys(), active_since=links.get)
+    )
+    world.membership._members = cast(Members, SimpleNamespace(all=lambda: [1, 2, 3]))
+    held = world.membership.is_connected_since
+    assert held(60.0)  # no leader: not the links' fault
+    for leader, since_s, expected in (
+        (2, 60.0, True),
+        (2, 40.0, False),  # it came up again meanwhile
+        (3, 60.0, False),
+        (1, 60.0, True),
+        (1, 40.0, False),  # a leader that had no quorum
+    ):
+        node.leader = leader
+        assert held(since_s) is expected, (leader, since_s)

@@ -14,7 +14,6 @@ class Target:
 
     def __init__(self):
         self.apply_gap = 0
-        self.leader_lost_s = 0.0
         self.inbox = {}
         self.as_leader = []
 
@@ -74,20 +73,23 @@ def test_an_answer_comes_once(proposer, target):
 
 
 @pytest.mark.parametrize(
-    ("taken", "lost_s", "kind"),
+    ("taken", "elected_s", "connected", "kind"),
     [
-        (False, 0.0, errors.ContextDeadlineExceeded),  # no leader took it: it will never commit
-        (True, 0.0, errors.Timeout),
-        (True, 102.0, errors.TimeoutDueToLeaderFail),
-        (True, 95.0, errors.TimeoutDueToLeaderFail),  # shortly before it was proposed
+        (False, 101.0, False, errors.ContextDeadlineExceeded),  # no leader: it will never commit
+        (True, 0.0, True, errors.Timeout),
+        (True, 99.0, True, errors.Timeout),  # elected before
+        (True, 101.5, False, errors.TimeoutDueToLeaderFail),
+        (True, 103.0, True, errors.Timeout),  # it was too long on its way before the election
+        (True, 0.0, False, errors.TimeoutDueToConnectionLost),
     ],
 )
-def test_giving_up(proposer, target, clock, taken, lost_s, kind):
+def test_giving_up(proposer, target, clock, taken, elected_s, connected, kind):
     answers = []
     proposer.propose(put(), answers.append)
     if taken:
         target.inbox.clear()
-    target.leader_lost_s = lost_s
+    proposer.elected_s = elected_s
+    proposer.is_connected_since = lambda since_s: connected
     clock[0] = 106.9
     proposer.expire()
     assert not answers
