@@ -129,10 +129,11 @@ def is_readonly(request: TxnRequest) -> bool:
 
 
 def is_serializable(request: TxnRequest) -> bool:
-    """Whether a readonly transaction may be answered from local state."""
-    return all(
-        op.request_range.serializable for ops in (request.success, request.failure) for op in ops
-    )
+    """Whether a readonly transaction may be answered from local state: all its ranges say so. One
+    that only compares says nothing of the kind; etcd answers it from local state all the same,
+    which may be stale (server/etcdserver/v3_server.go: isTxnSerializable)."""
+    ranges = [op.request_range for ops in (request.success, request.failure) for op in ops]
+    return bool(ranges) and all(each.serializable for each in ranges)
 
 
 def read_range_on(

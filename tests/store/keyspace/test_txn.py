@@ -228,6 +228,8 @@ def test_08_what_may_run_without_raft() -> None:
     assert is_readonly(ranges)
     assert not is_serializable(ranges)
     assert is_serializable(pb.TxnRequest(success=[op_range(b"a", serializable=True)]))
+    # One that only compares has not asked for a stale answer.
+    assert not is_serializable(pb.TxnRequest(compare=[pb.Compare(key=b"a", version=1)]))
     assert not is_readonly(pb.TxnRequest(failure=[op_txn(op_range(b"a"))]))
     assert not is_readonly(pb.TxnRequest(success=[pb.RequestOp()]))
 

@@ -1,0 +1,82 @@
+"""Run seeds: `python tests/sim 17 --log`, `python tests/sim --seeds 1-1000`.
+
+Prints one line for each seed. A seed that breaks something prints the check, the seed and the last
+events; the exit status is then 1. The same seed gives the same run.
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this folder is the package `sim`
+
+from sim.disk import installed
+from sim.world import Violation, run
+
+from pyetcd.server import logs
+
+MEMORY = "/dev/shm"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python tests/sim", description=__doc__)
+    parser.add_argument("seed", type=int, nargs="?")
+    parser.add_argument("--seeds", help="a range, as in 1-1000")
+    parser.add_argument("--log", action="store_true", help="print every event")
+    parser.add_argument("--last", type=int, default=30, help="events shown of a broken run")
+    parser.add_argument("--keep-going", action="store_true")
+    parser.add_argument("--quiet", action="store_true", help="only what breaks, and the sum")
+    parser.add_argument("--seconds", type=float, default=0.0, help="begin no seed after that")
+    options = parser.parse_args()
+    if options.seeds:
+        first, _, last = options.seeds.partition("-")
+        seeds = range(int(first), int(last or first) + 1)
+    elif options.seed is not None:
+        seeds = range(options.seed, options.seed + 1)
+    else:
+        parser.error("a seed, or --seeds A-B")
+    broken: list[int] = []
+    began_s, virtual_s, count = time.perf_counter(), 0.0, 0
+    logs.set_level("error")
+    base = MEMORY if Path(MEMORY).is_dir() else None
+    with installed() as disks:
+        for seed in seeds:
+            if options.seconds and time.perf_counter() - began_s > options.seconds:
+                break
+            folder = Path(tempfile.mkdtemp(prefix="sim-", dir=base))
+            try:
+                report, error, events = run(seed, folder, disks, log=print if options.log else None)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+                disks.by_folder.clear()
+            count += 1
+            if report is not None:
+                virtual_s += report.virtual_s
+                if not options.quiet:
+                    print(report.line(), flush=True)
+                if options.log:
+                    print(report)
+                continue
+            broken.append(seed)
+            if not options.log:
+                print("\n".join(line[:300] for line in events[-options.last :]))
+            if not isinstance(error, Violation):
+                traceback.print_exception(error)
+            print(f"seed {seed}: BROKEN, {type(error).__name__}: {str(error)[:3000]}", flush=True)
+            if not options.keep_going:
+                break
+    real_s = time.perf_counter() - began_s
+    print(
+        f"{count} seeds, {virtual_s:.0f} virtual seconds in {real_s:.1f} s"
+        f" ({virtual_s / real_s:.0f} times real time), broken: {broken or 'none'}"
+    )
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

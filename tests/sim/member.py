@@ -1,0 +1,553 @@
+"""One member of the simulated cluster: production parts put together as server/member.py does it.
+
+What is left out is what needs sockets and threads: the listener and the peer transport are
+replaced by the simulated network, the WAL thread and the workers by events on the virtual clock.
+Between start and crash this is one process; `boot` makes the next one from the same disk.
+"""
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from sim.clock import Clock, MemberLoop, Timer
+from sim.disk import Disk, close_all
+from sim.network import Network
+
+from pyetcd.proto.errors import EtcdError
+from pyetcd.proto.raft_internal_pb2 import InternalRaftRequest
+from pyetcd.raft.rawnode import Config as RaftConfig
+from pyetcd.raft.rawnode import RawNode
+from pyetcd.raft.types import Message, MsgType
+from pyetcd.server import datadir
+from pyetcd.server.api.base import Headers
+from pyetcd.server.api.guard import LeaderGuard
+from pyetcd.server.api.kv import KvApi
+from pyetcd.server.api.lease import LeaseApi
+from pyetcd.server.api.watch import WatchApi
+from pyetcd.server.bootstrap import Plan
+from pyetcd.server.chores import Chores
+from pyetcd.server.facts import Facts
+from pyetcd.server.loop import Driver
+from pyetcd.server.machine import StateMachine, load_conf_state
+from pyetcd.server.membership import Membership
+from pyetcd.server.propose import Proposer, RequestIds
+from pyetcd.server.reads import LinearizableReads
+from pyetcd.server.replica import Replica
+from pyetcd.server.turns import Turns
+from pyetcd.store.lease import ttl_min_s
+from pyetcd.store.lockfile import LockFile
+from pyetcd.store.snapshot import Copy, SnapshotFailed
+
+REQUEST_BYTES_MAX = 1536 * 1024
+
+
+class Shape(Protocol):
+    """What the seed has drawn (world.Shape)."""
+
+    tick_s: float
+    election_ticks: int
+    snapshot_count: int
+    catchup_entries: int
+    pre_vote: bool
+    request_timeout_s: float
+    message_bytes_max: int
+    committed_bytes_max: int
+    commit_s: tuple[float, float]
+    job_s: tuple[float, float]
+
+
+class World(Protocol):
+    clock: Clock
+    network: Network
+    shape: Shape
+    members: "dict[int, SimulatedMember]"
+
+    def say(self, who: str, what: str) -> None: ...
+
+    def fail(self, check: str, detail: str) -> None: ...
+
+    def wrap(self, member: "SimulatedMember") -> "Any": ...
+
+    def rng_for(self, name: str) -> random.Random: ...
+
+
+class SimulatedMember:
+    """A member over all its runs."""
+
+    def __init__(self, world: World, name: str, folder: Path, disk: Disk, plan: Plan) -> None:
+        self.world = world
+        self.name = name
+        self.id = plan.member_id
+        self.data_dir = str(folder)
+        self.disk = disk
+        self.plan = plan
+        self.starts = 0
+        self.is_up = False
+        self.stall_until_s = 0.0  # of the disk
+        self.rng = world.rng_for(f"member {name}")
+        self.process: Process | None = None
+
+    def boot(self) -> None:
+        """Start a process on what the disk has."""
+        assert not self.is_up
+        self.starts += 1
+        lock = LockFile.claim(self.disk.folder)
+        if datadir.has_member(self.data_dir):
+            data = datadir.reopen(self.data_dir, lock=lock)
+        else:
+            data = datadir.create(self.data_dir, plan=self.plan, token="sim", lock=lock)
+        for note in data.notes:
+            self.world.say(self.name, f"note: {note.replace(self.data_dir, '')}")
+        self.lock = lock
+        self.is_up = True
+        self.process = Process(self, data)
+        self.process.start()
+        log = self.process.wal
+        self.world.say(
+            self.name,
+            f"started, run {self.starts}: log {log.first_index()}..{log.last_index()},"
+            f" applied {self.process.machine.applied_index},"
+            f" revision {self.process.machine.revision}",
+        )
+
+    def crash(self, *, power: bool) -> None:
+        """The process ends at once, the power perhaps with it."""
+        process = self.process
+        self.is_up = False
+        if process is not None:
+            process.loop.kill()
+            process.log_thread.die(self.rng)
+        self.release()
+        self.disk.restore_power(self.rng if power else None)
+        self.process = None
+
+    def release(self) -> None:
+        self.disk.is_quiet = True
+        close_all(self.disk.folder)
+        if hasattr(self, "lock"):
+            self.lock.release()
+
+    def receive_snapshot(
+        self, message: Message, content: bytes, done: Callable[[bool], None]
+    ) -> None:
+        if self.process is None:
+            return done(False)
+        return self.process.transport.receive_snapshot(message, content, done)
+
+
+class Process:
+    """Everything in the memory of one run. The order is that of server/member.py."""
+
+    def __init__(self, member: SimulatedMember, data: datadir.DataDir) -> None:
+        world, shape = member.world, member.world.shape
+        self.member = member
+        self.wal = data.wal
+        self.is_serving = False
+        self.loop = loop = MemberLoop(world.clock, lambda text: world.fail("task", text))
+        clock = world.clock
+        self.workers = Workers(loop, member, shape.job_s, self.fatal)
+        datadir.settle(data, load_conf_state(data.backend))
+        self.lease_ttl_min_s = ttl_min_s(
+            election_ticks=shape.election_ticks, tick_ms=int(shape.tick_s * 1000)
+        )
+        self.machine = StateMachine(
+            data.backend,
+            data.wal,
+            member_id=member.id,
+            monotonic_s=clock.monotonic_s,
+            lease_ttl_min_s=self.lease_ttl_min_s,
+            quota_bytes=2 << 30,
+            snapshot_count=shape.snapshot_count,
+            catchup_entries=shape.catchup_entries,
+            run=self.workers.run,
+            quiesce=self.workers.quiesce,
+        )
+        self.node = RawNode(
+            RaftConfig(
+                id=member.id,
+                storage=data.wal,
+                rng=member.rng,
+                election_ticks=shape.election_ticks,
+                applied=data.backend.applied_index,
+                message_bytes_max=shape.message_bytes_max,
+                committed_bytes_max=shape.committed_bytes_max,
+                pre_vote=shape.pre_vote,
+            )
+        )
+        self.membership = Membership(
+            member_id=member.id,
+            members=self.machine.members,
+            clock=clock,
+            timeout_s=shape.request_timeout_s,
+            strict_reconfig_check=True,
+            removed=lambda: world.fail("membership", f"{member.name} was removed"),
+        )
+        self.transport = Transport(member, self)
+        self.turns = Turns(
+            member_id=member.id,
+            machine=self.machine,
+            membership=self.membership,
+            transport=self.transport,
+            workers=self.workers,
+            loop=loop,
+        )
+        self.replica = Replica(
+            node=self.node,
+            wal=data.wal,
+            machine=world.wrap(member)(self.machine),
+            transport=self.transport,
+            observer=self.turns,
+            applied_index=data.backend.applied_index,
+        )
+        self.log_thread = LogThread(loop, member, shape.commit_s)
+        self.driver = Driver(
+            self.replica, loop=loop, tick_s=shape.tick_s, fatal=self.fatal, thread=self.log_thread
+        )
+        self.proposer = Proposer(
+            self.driver,
+            RequestIds(member.id, clock.wall_s()),
+            monotonic_s=clock.monotonic_s,
+            request_bytes_max=REQUEST_BYTES_MAX,
+            timeout_s=shape.request_timeout_s,
+        )
+        self.reads = LinearizableReads(
+            self.driver, monotonic_s=clock.monotonic_s, timeout_s=shape.request_timeout_s
+        )
+        election_timeout_s = shape.election_ticks * shape.tick_s
+        self.chores = Chores(
+            node=self.node,
+            machine=self.machine,
+            proposer=self.proposer,
+            reads=self.reads,
+            loop=loop,
+            monotonic_s=clock.monotonic_s,
+            election_timeout_s=election_timeout_s,
+            versions=_version,
+            kv_path=data.backend.path,
+        )
+        self.driver.bind(self.reads)
+        self.membership.bind(self.driver, self.proposer, self.transport)
+        self.turns.bind(
+            driver=self.driver, proposer=self.proposer, reads=self.reads, chores=self.chores
+        )
+        self.guard = LeaderGuard(
+            lambda: self.node.leader != 0,
+            monotonic_s=clock.monotonic_s,
+            election_timeout_s=election_timeout_s,
+        )
+        facts = Facts(
+            member.id,
+            node=self.node,
+            machine=self.machine,
+            membership=self.membership,
+            turns=self.turns,
+            reads=self.reads,
+            loop=loop,
+        )
+        headers = Headers(data.wal.cluster_id, member.id, self.node, lambda: self.machine.revision)
+        self.tap = Tap(self.proposer)
+        self.kv = KvApi(
+            headers=headers,
+            proposer=self.tap,
+            reads=self.reads,
+            store=self.machine,
+            quota=facts,
+            txn_ops_max=128,
+        )
+        self.lease = LeaseApi(
+            headers=headers,
+            proposer=self.tap,
+            reads=self.reads,
+            lessor=self.machine.lessor,
+            leadership=facts,
+            guard=self.guard,
+            quota=facts,
+            post=self._post,
+            loop=loop,
+            timeout_s=shape.request_timeout_s,
+        )
+        self.watch = WatchApi(
+            self.machine.hub,
+            headers,
+            guard=self.guard,
+            loop=loop,
+            fatal=self.fatal,
+            request_bytes_max=REQUEST_BYTES_MAX,
+            progress_interval_s=2.0,
+        )
+
+    def start(self) -> None:
+        for peer in self.member.plan.peers:
+            self.transport.add_peer(peer.id, peer.peer_urls)
+        self.driver.start([self.chores, self.membership, self.guard])
+        self.chores.compact_soon()
+        self.publish()
+
+    def publish(self) -> None:
+        """As Member._publish: clients are served once this entry was applied."""
+        request = InternalRaftRequest()
+        change = request.cluster_member_attr_set
+        change.member_ID = self.member.id
+        change.member_attributes.name = self.member.name
+        change.member_attributes.client_urls.append(f"http://{self.member.name}")
+
+        def done(answer: object) -> None:
+            if isinstance(answer, EtcdError):
+                self.loop.call_later(0.5, self.publish)
+            else:
+                self.is_serving = True
+
+        self.proposer.propose(request, done)
+
+    def fatal(self, error: BaseException) -> None:
+        raise error  # to the world, which knows whether the disk was cut off
+
+    async def _post(self, url: str, body: bytes) -> tuple[int, bytes]:
+        """Ask a peer's lease handler over the simulated network."""
+        world, loop = self.member.world, self.loop
+        answered = loop.create_future()
+
+        def answer(found: tuple[int, bytes]) -> None:
+            if not answered.done():
+                answered.set_result(found)
+
+        base, _, path = url.partition("/leases")
+        target = next((m for m in world.members.values() if base == f"http://{m.name}:1"), None)
+        loop.call_later(1.0, answer, (0, b""))
+        me, network = self.member.id, world.network
+        if target is None or network.is_cut(me, target.id):
+            return await answered
+
+        def arrive() -> None:
+            process = target.process
+            if process is None:
+                return
+
+            async def serve() -> None:
+                found = await process.lease.handle_leases("/leases" + path, body)
+                if not network.is_cut(target.id, me):
+                    loop.call_later(network.delay_s((target.id, me)), answer, found)
+
+            process.loop.call_soon(lambda: process.loop.create_task(serve()))
+
+        world.clock.after(network.delay_s((me, target.id)), arrive)
+        found: tuple[int, bytes] = await answered
+        return found
+
+
+async def _version() -> str:
+    return "3.5.0"
+
+
+class Tap:
+    """The proposer, telling who asked which id the request got."""
+
+    def __init__(self, proposer: Proposer) -> None:
+        self.next_id = proposer.next_id
+        self.told: Callable[[int], None] = lambda id: None
+        self._proposer = proposer
+
+    def propose(self, request: InternalRaftRequest, done: Any) -> None:
+        told, self.told = self.told, lambda id: None
+        self._proposer.propose(request, done)
+        told(request.header.ID)
+
+
+class LogThread:
+    """The WAL thread as two events: the commit somewhere within its time, the answer at its end."""
+
+    def __init__(
+        self, loop: MemberLoop, member: SimulatedMember, commit_s: tuple[float, float]
+    ) -> None:
+        self._loop = loop
+        self._member = member
+        self._commit_s = commit_s
+        self._job: Callable[[], None] | None = None
+        self._timer: Timer | None = None
+
+    def start(self, failed: Callable[[BaseException], None]) -> None:
+        self._failed = failed
+
+    def submit(self, job: Callable[[], None], done: Callable[[], None]) -> None:
+        assert self._job is None
+        self._job = job
+        rng, (low, high) = self._member.rng, self._commit_s
+        took_s = low + (high - low) * rng.random() ** 4
+        took_s += max(0.0, self._member.stall_until_s - self._loop.time())
+        self._loop.call_later(took_s * rng.random(), self._run)
+        self._loop.call_later(took_s, done)
+
+    def _run(self) -> None:
+        job, self._job = self._job, None
+        assert job is not None
+        try:
+            job()
+        except BaseException as error:
+            self._failed(error)
+
+    def die(self, rng: random.Random) -> None:
+        """The process ends; a commit under way gets to any point of itself."""
+        job, self._job = self._job, None
+        disk = self._member.disk
+        if job is None or disk.is_dead or rng.random() < 0.5:
+            return
+        disk.blow_in(rng.randint(1, 12))
+        try:
+            job()
+        except Exception as error:
+            assert disk.is_dead, error
+
+    def stop(self) -> None:
+        pass
+
+
+class Workers:
+    """Jobs beside the loop: each runs at one moment, its answer comes at a later one."""
+
+    def __init__(
+        self,
+        loop: MemberLoop,
+        member: SimulatedMember,
+        job_s: tuple[float, float],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self._loop = loop
+        self._member = member
+        self._job_s = job_s
+        self._failed = failed
+
+    def _time_s(self) -> float:
+        low, high = self._job_s
+        return low + (high - low) * self._member.rng.random() ** 4
+
+    def run(self, job: Callable[[], Any], done: Callable[[Any], None]) -> None:
+        def work() -> None:
+            try:
+                found = job()
+            except EtcdError as error:
+                found = error
+            self._loop.call_later(self._time_s(), done, found)
+
+        self._loop.call_later(self._time_s(), work)
+
+    @contextmanager
+    def quiesce(self) -> Iterator[None]:
+        yield
+
+
+class Transport:
+    """The member's side of the simulated network."""
+
+    def __init__(self, member: SimulatedMember, process: Process) -> None:
+        self._member = member
+        self._process = process
+        self._installer = datadir.KeyspaceInstaller(datadir.kv_path(member.data_dir))
+        self._peers: dict[int, None] = {}
+        self._is_sending = False
+        self._is_receiving = False
+
+    @property
+    def peer_ids(self) -> list[int]:
+        return sorted(self._peers)
+
+    def add_peer(self, id: int, urls: Sequence[str]) -> None:
+        self._peers[id] = None
+
+    def update_peer(self, id: int, urls: Sequence[str]) -> None:
+        pass
+
+    def remove_peer(self, id: int) -> None:
+        self._peers.pop(id, None)
+
+    def active_since(self, id: int) -> float | None:
+        network, me = self._member.world.network, self._member.id
+        cut = network.is_cut(me, id) or network.is_cut(id, me)
+        return None if cut or not self._member.world.members[id].is_up else 0.0
+
+    def is_active(self, id: int) -> bool:
+        return self.active_since(id) is not None
+
+    def send(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            assert message.type is not MsgType.SNAP
+            if message.to in self._peers and not self._member.world.network.send(message):
+                self._process.loop.call_soon(
+                    self._process.membership.report_unreachable, message.to
+                )
+
+    @property
+    def can_send_snapshot(self) -> bool:
+        return not self._is_sending
+
+    def send_snapshot(self, message: Message, copy: Copy, done: Callable[[], None]) -> None:
+        membership, loop = self._process.membership, self._process.loop
+        if self._is_sending or message.to not in self._peers:
+            membership.report_snapshot(message.to, ok=False)
+            return done()
+        self._is_sending = True
+        world, me = self._member.world, self._member.id
+        content = Path(copy.path).read_bytes()
+        assert hashlib.sha256(content).digest() == copy.sha256
+
+        def ended(ok: bool) -> None:
+            if not self._is_sending:
+                return
+            self._is_sending = False
+            if not ok:
+                membership.report_unreachable(message.to)
+            membership.report_snapshot(message.to, ok=ok)
+            done()
+
+        def received(ok: bool) -> None:
+            ok = ok and not world.network.is_cut(message.to, me)
+            loop.call_later(world.network.delay_s((message.to, me)), ended, ok)
+
+        def arrive() -> None:
+            target = world.members[message.to]
+            if target.process is None or world.network.is_cut(me, message.to):
+                return received(False)
+            process = target.process
+            process.loop.call_soon(process.transport.receive_snapshot, message, content, received)
+            return None
+
+        world.say(self._member.name, f"sends a snapshot: {_describe(message)}")
+        delay_s = world.network.delay_s((me, message.to)) + self._member.rng.random() * 0.3
+        world.clock.after(delay_s, arrive)
+        loop.call_later(5.0, ended, False)  # the receiver ended without an answer
+        return None
+
+    def receive_snapshot(
+        self, message: Message, content: bytes, done: Callable[[bool], None]
+    ) -> None:
+        if self._is_receiving:
+            return done(False)
+        self._is_receiving = True
+        assert message.snapshot is not None
+        index = message.snapshot.meta.index
+
+        def keep() -> str | None:
+            temporary = self._installer.temporary_path(index)
+            try:
+                self._member.disk.write_file(temporary, content)
+                return self._installer.keep(temporary, index, hashlib.sha256(content).digest())
+            except (SnapshotFailed, OSError) as error:
+                self._member.world.say(self._member.name, f"kept no snapshot: {error}")
+                return None
+
+        def kept(path: str | None) -> None:
+            self._is_receiving = False
+            if path is not None:
+                self._process.membership.snapshot_received(message, path)
+            done(path is not None)
+
+        self._process.workers.run(keep, kept)
+        return None
+
+
+def _describe(message: Message) -> str:
+    assert message.snapshot is not None
+    meta = message.snapshot.meta
+    return f"to {message.to:x} at {meta.index} term {meta.term}"

@@ -1,0 +1,97 @@
+"""The simulated network: delay, loss, duplication, reordering, cuts in one direction, clogging.
+
+Limits. Proposals and reads that a follower forwards are never duplicated: production links are TCP
+streams, which lose but do not repeat. Answers of raft are, because raft must stand it.
+"""
+
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from pyetcd.raft.codec import decode_message, encode_message
+from pyetcd.raft.types import Message, MsgType
+
+ONCE = frozenset({MsgType.PROP})
+
+
+@dataclass
+class NetworkOptions:
+    loss: float
+    duplication: float
+    reordering: float
+    delay_s: tuple[float, float]
+    encoded: bool  # through the codec, as in production; without it entries are shared
+
+
+class Network:
+    def __init__(
+        self,
+        options: NetworkOptions,
+        rng: random.Random,
+        later: Callable[[float, Callable[[], None]], object],
+        now_s: Callable[[], float],
+        receive: Callable[[Message], None],
+    ) -> None:
+        self.options = options
+        self.sent_total = 0
+        self.lost_total = 0
+        self._rng = rng
+        self._later = later
+        self._now_s = now_s
+        self._receive = receive
+        self._cut: dict[tuple[int, int], None] = {}
+        self._clogged_until_s: dict[tuple[int, int], float] = {}
+        self._last_s: dict[tuple[int, int], float] = {}
+
+    def send(self, message: Message) -> bool:
+        """False when the sender will hear that it failed."""
+        self.sent_total += 1
+        link = (message.from_, message.to)
+        options, rng = self.options, self._rng
+        if link in self._cut or rng.random() < options.loss:
+            self.lost_total += 1
+            return link not in self._cut
+        if options.encoded:
+            message = decode_message(encode_message(message))
+        copies = 1
+        if message.type not in ONCE and rng.random() < options.duplication:
+            copies = 2
+        for _ in range(copies):
+            self._deliver(link, message)
+        return True
+
+    def _deliver(self, link: tuple[int, int], message: Message) -> None:
+        at_s = self._now_s() + self.delay_s(link)
+        if self._rng.random() >= self.options.reordering:
+            at_s = max(at_s, self._last_s.get(link, 0.0))
+            self._last_s[link] = at_s
+
+        def arrive() -> None:
+            # What was on its way when the link was cut is lost in part.
+            if link in self._cut and self._rng.random() < 0.5:
+                return
+            self._receive(message)
+
+        self._later(at_s - self._now_s(), arrive)
+
+    def delay_s(self, link: tuple[int, int]) -> float:
+        low, high = self.options.delay_s
+        delay_s = low + (high - low) * self._rng.random() ** 3
+        return delay_s + max(0.0, self._clogged_until_s.get(link, 0.0) - self._now_s())
+
+    def is_cut(self, source: int, target: int) -> bool:
+        return (source, target) in self._cut
+
+    # Faults
+
+    def cut(self, links: Iterable[tuple[int, int]]) -> None:
+        for link in links:
+            self._cut[link] = None
+
+    def clog(self, links: Iterable[tuple[int, int]], seconds: float) -> None:
+        for link in links:
+            self._clogged_until_s[link] = self._now_s() + seconds
+
+    def heal(self) -> None:
+        self._cut.clear()
+        self._clogged_until_s.clear()

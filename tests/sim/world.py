@@ -1,0 +1,574 @@
+"""One seed, one world: a cluster, its network, disks and clients, and everything that goes wrong.
+
+    shape     drawn from the seed: members, ticks, snapshot counts, sizes, which faults there are
+    chaos     `shape.chaos_s` virtual seconds of load and faults
+    healing   all faults end, every member is up; a leader must be there within HEALED_S
+    quiet     clients stop; everybody must come to the same state within QUIET_S
+
+Members run production code (member.py); the checkers (checkers.py) look on. A run either ends with
+a `Report` or raises `Violation`; `events` holds one line for each thing that happened.
+"""
+
+import hashlib
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from sim.checkers import (
+    History,
+    LeaseChecker,
+    Operation,
+    RaftChecker,
+    Violation,
+    check_equal,
+)
+from sim.clock import Clock, MemberLoop, Timer
+from sim.disk import Disks
+from sim.member import SimulatedMember
+from sim.model import Model
+from sim.network import Network, NetworkOptions
+from sim.workload import Client, Watcher
+
+from pyetcd.raft.types import Entry, Message, Role
+from pyetcd.server import machine as machine_module
+from pyetcd.server.bootstrap import InitialCluster, plan_new
+from pyetcd.store import compact as compact_module
+from pyetcd.store import streams, tail, wal, watch
+from pyetcd.store.lease import ttl_min_s
+from pyetcd.store.wal import Wal
+
+HEALED_S = 10.0
+QUIET_S = 30.0
+FAULTS = (
+    "kill", "power", "power_all", "fuse", "isolate", "one_way", "halves", "clog", "pause",
+    "transfer", "stall", "loss",
+)  # fmt: skip
+
+
+@dataclass
+class Shape:
+    """What the seed has drawn."""
+
+    members: int
+    tick_s: float
+    election_ticks: int
+    pre_vote: bool
+    snapshot_count: int
+    catchup_entries: int
+    request_timeout_s: float
+    client_timeout_s: float
+    message_bytes_max: int
+    committed_bytes_max: int
+    commit_s: tuple[float, float]
+    job_s: tuple[float, float]
+    network: NetworkOptions
+    clients: int
+    watchers: int
+    keys: int
+    think_s: float
+    large_values: float
+    chaos_s: float
+    fault_every_s: float
+    faults: tuple[str, ...]
+    wal_checkpoint_frames: int
+    wal_cut_slice: int
+    kv_wal_bytes: int
+    tail_entries: int
+    compact_rows: int
+    watch_replies: int
+
+    @classmethod
+    def draw(cls, rng: random.Random) -> "Shape":
+        election_ticks = rng.choice((5, 10, 10))
+        tick_s = rng.choice((0.03, 0.1, 0.1))
+        lossy = rng.random() < 0.5
+        return cls(
+            members=rng.choice((1, 3, 3, 3, 5)),
+            tick_s=tick_s,
+            election_ticks=election_ticks,
+            pre_vote=rng.random() < 0.8,
+            snapshot_count=rng.choice((10, 50, 100, 1000)),
+            catchup_entries=rng.choice((1, 5, 20, 100)),
+            request_timeout_s=5 + 2 * election_ticks * tick_s,
+            client_timeout_s=rng.choice((1.0, 8.0)),
+            message_bytes_max=rng.choice((0, 1000, 512 * 1024)),
+            committed_bytes_max=rng.choice((0, 1000, 4 << 20)),
+            commit_s=(0.0002, rng.choice((0.002, 0.02, 0.2))),
+            job_s=(0.0005, rng.choice((0.005, 0.1, 1.0))),
+            network=NetworkOptions(
+                loss=rng.choice((0.01, 0.1)) if lossy else 0.0,
+                duplication=rng.choice((0.0, 0.02, 0.2)),
+                reordering=rng.choice((0.0, 0.02, 0.2)),
+                delay_s=(0.0005, rng.choice((0.005, 0.05, 0.3))),
+                encoded=rng.random() < 0.3,
+            ),
+            clients=rng.randint(2, 6),
+            watchers=rng.randint(1, 4),
+            keys=rng.randint(3, 12),
+            think_s=rng.choice((0.02, 0.1, 0.3)),
+            large_values=rng.choice((0.0, 0.0, 0.1)),
+            chaos_s=rng.choice((10.0, 20.0, 40.0)),
+            fault_every_s=rng.choice((0.5, 1.5, 4.0)),
+            faults=tuple(f for f in FAULTS if rng.random() < 0.6),
+            wal_checkpoint_frames=rng.choice((10, 50, 2000)),
+            wal_cut_slice=rng.choice((7, 1000)),
+            kv_wal_bytes=rng.choice((100_000, 64 << 20)),
+            tail_entries=rng.choice((4, 30, 10_000)),
+            compact_rows=rng.choice((3, 200)),
+            watch_replies=rng.choice((4, 1024)),
+        )
+
+
+@contextmanager
+def tuned(shape: Shape) -> Iterator[None]:
+    """Bounds of production modules, small enough to be met in a short run."""
+    values: list[tuple[Any, str, int]] = [
+        (wal, "CHECKPOINT_FRAMES", shape.wal_checkpoint_frames),
+        (wal, "CUT_SLICE", shape.wal_cut_slice),
+        (tail, "ENTRIES_MAX", shape.tail_entries),
+        (machine_module, "WAL_BYTES_MAX", shape.kv_wal_bytes),
+        (compact_module, "STEP_ROWS", shape.compact_rows),
+        (streams, "REPLIES_MAX", shape.watch_replies),
+        (watch, "REVISIONS_MAX", 10 if shape.watch_replies < 100 else 1000),
+    ]
+    before = [(module, name, getattr(module, name)) for module, name, _ in values]
+    for module, name, value in values:
+        setattr(module, name, value)
+    try:
+        yield
+    finally:
+        for module, name, value in before:
+            setattr(module, name, value)
+
+
+@dataclass
+class Report:
+    seed: int
+    virtual_s: float
+    real_s: float
+    entries: int
+    revisions: int
+    starts: int
+    elections: int
+    checks: int
+    faults: dict[str, int]
+    answers: dict[str, int]
+    watched: int
+    snapshots: int
+    operations: int
+    digest: str = ""
+    shape: Shape | None = field(default=None, repr=False)
+
+    def line(self) -> str:
+        shape = self.shape
+        assert shape is not None
+        ok = sum(n for text, n in self.answers.items() if ":" not in text and text != "gave up")
+        return (
+            f"seed {self.seed}: ok, {shape.members} members, {self.virtual_s:.0f} s in"
+            f" {self.real_s:.2f} s, {self.entries} entries, {self.revisions} revisions,"
+            f" {ok} answers, {self.watched} events, {self.starts} starts,"
+            f" {self.snapshots} snapshots, {sum(self.faults.values())} faults, {self.digest}"
+        )
+
+
+class World:
+    def __init__(
+        self,
+        seed: int,
+        folder: Path,
+        disks: Disks,
+        *,
+        log: Callable[[str], None] | None = None,
+        prepare: Callable[["World"], None] | None = None,
+    ) -> None:
+        self.seed = seed
+        self.rng = random.Random(seed)
+        self.shape = Shape.draw(self.rng)
+        if prepare is not None:
+            prepare(self)
+        self.clock = Clock()
+        self.events: list[str] = []
+        self.faults: dict[str, int] = {}
+        self.never: list[Operation] = []
+        self.snapshots_total = 0
+        self._log = log
+        shape = self.shape
+        self.history = History(
+            Model(ttl_min_s(election_ticks=shape.election_ticks, tick_ms=int(shape.tick_s * 1000)))
+        )
+        self.lease_checker = LeaseChecker()
+        self.history.on_apply = lambda _, request: self.lease_checker.applied(
+            request, self.clock.now_s
+        )
+        self.raft_checker = RaftChecker()
+        self.network = Network(
+            shape.network, self.rng_for("network"), self.clock.after, self.clock.monotonic_s,
+            self._receive,
+        )  # fmt: skip
+        self.members: dict[int, SimulatedMember] = {}
+        names = [f"m{n}" for n in range(1, shape.members + 1)]
+        urls = {name: (f"http://{name}:1",) for name in names}
+        for name in names:
+            plan = plan_new(InitialCluster(name, urls, "sim", urls[name], is_new=True))
+            member_folder = folder / name
+            disk = disks.add(member_folder / "member")
+            member = SimulatedMember(self, name, member_folder, disk, plan)
+            self.members[member.id] = member
+        self.by_loop: dict[MemberLoop, SimulatedMember] = {}
+        self._leaders: dict[int, int] = {}
+        self._loss = shape.network.loss
+        self.say("world", str(shape))
+
+    # What members and clients call
+
+    def rng_for(self, name: str) -> random.Random:
+        digest = hashlib.sha256(f"{self.seed}/{name}".encode()).digest()
+        return random.Random(digest)
+
+    def say(self, who: str, what: str) -> None:
+        line = f"{self.clock.now_s - 1000:9.4f} {who:<7} {what}"
+        self.events.append(line)
+        if self._log is not None:
+            self._log(line)
+
+    def fail(self, check: str, detail: str) -> None:
+        raise Violation(check, detail)
+
+    def wrap(self, member: SimulatedMember) -> "Callable[[Any], Machine]":
+        return lambda machine: Machine(self, member, machine)
+
+    def _receive(self, message: Message) -> None:
+        process = self.members[message.to].process
+        if process is not None and not process.membership.is_removed(message.from_):
+            process.loop.call_soon(process.membership.process, message)
+
+    # Running
+
+    def run(self) -> Report:
+        started_s = time.perf_counter()
+        shape = self.shape
+        random.seed(self.seed)
+        for member in self.members.values():
+            self._boot(member)
+        clients = [Client(self, n) for n in range(1, shape.clients + 1)]
+        watchers = [Watcher(self, n) for n in range(1, shape.watchers + 1)]
+        rng = self.rng_for("faults")
+        chaos_ends_s = self.clock.now_s + shape.chaos_s
+        if shape.faults:
+            self.clock.after(1.0, lambda: self._next_fault(rng, chaos_ends_s))
+        self._until(chaos_ends_s)
+        self._heal()
+        self._wait(HEALED_S, self._has_leader, "no leader after healing")
+        self._until(self.clock.now_s + 2.0)
+        for client in clients:
+            client.is_stopped = True
+        for watcher in watchers:
+            watcher.is_stopped = True
+        self._until(self.clock.now_s + shape.request_timeout_s)
+        self._ask_everybody(clients)
+        self._wait(QUIET_S, self._is_quiet, "the members do not come to rest")
+        self._until(self.clock.now_s + 4.0)  # watchers: slow clients, reconnections
+        self._finish(watchers)
+        return self._report(started_s, clients, watchers)
+
+    def _report(self, started_s: float, clients: list[Client], watchers: list[Watcher]) -> Report:
+        answers: dict[str, int] = {}
+        for client in clients:
+            for text, count in client.answers.items():
+                answers[text] = answers.get(text, 0) + count
+        watches = [w for each in watchers for w in [*each.finished, each.watch] if w is not None]
+        digest = hashlib.sha256("\n".join(self.events).encode())
+        digest.update(repr(sorted(self.history.entries.items())).encode())
+        return Report(
+            seed=self.seed,
+            virtual_s=self.clock.now_s - 1000,
+            real_s=time.perf_counter() - started_s,
+            entries=self.history.last_index,
+            revisions=self.history.model.revision,
+            starts=sum(member.starts for member in self.members.values()),
+            elections=len(self._leaders),
+            checks=self.raft_checker.checks_total,
+            faults=self.faults,
+            answers=answers,
+            watched=sum(w.events_total for w in watches),
+            snapshots=self.snapshots_total,
+            operations=sum(m.disk.operations_total for m in self.members.values()),
+            digest=digest.hexdigest()[:12],
+            shape=self.shape,
+        )
+
+    def close(self) -> None:
+        for member in self.members.values():
+            if member.process is not None:
+                member.process.loop.kill()
+            member.release()
+
+    def _until(self, end_s: float) -> None:
+        self.clock.run_until(end_s, self._turn)
+
+    def _turn(self, timer: Timer) -> None:
+        loop = timer.loop
+        if loop is None:
+            timer.run()
+            return
+        member = self.by_loop[loop]
+        try:
+            loop.run(timer)
+        except Violation:
+            raise
+        except Exception:
+            if not member.disk.is_dead:
+                raise
+        if member.disk.is_dead:
+            self._crash(member, power=member.crash_with_power, why="in the middle of a write")
+            return
+        process = member.process
+        if process is not None:
+            self.raft_checker.step(member.id, process.node, member.starts)
+            self._note_leader(member)
+
+    def _note_leader(self, member: SimulatedMember) -> None:
+        process = member.process
+        assert process is not None
+        node = process.node
+        if node.role is Role.LEADER and self._leaders.get(node.term) != member.id:
+            self._leaders[node.term] = member.id
+            self.say(member.name, f"leads term {node.term}, last {node.last_index}")
+
+    def _wait(self, seconds: float, condition: Callable[[], bool], what: str) -> None:
+        deadline_s = self.clock.now_s + seconds
+        while not condition():
+            if self.clock.now_s >= deadline_s:
+                shown = {
+                    m.name: m.process and (m.process.node.status(), m.process.machine.applied_index)
+                    for m in self.members.values()
+                }
+                raise Violation("liveness", f"{what}: {shown}")
+            self._until(self.clock.now_s + 0.1)
+
+    def _has_leader(self) -> bool:
+        nodes = [m.process.node for m in self.members.values() if m.process is not None]
+        return all(node.leader and node.leader == nodes[0].leader for node in nodes)
+
+    def _is_quiet(self) -> bool:
+        processes = [m.process for m in self.members.values()]
+        return all(
+            process is not None
+            and process.machine.applied_index == self.history.last_index
+            and process.node.last_index == self.history.last_index
+            and process.machine.compaction.is_done
+            for process in processes
+        )
+
+    def _ask_everybody(self, clients: list[Client]) -> None:
+        """A write through every member must succeed once nothing is wrong any more."""
+        deadline_s = self.clock.now_s + HEALED_S
+        for member in self.members.values():
+            while True:
+                op = clients[0].call("put", member)
+                patience_s = self.clock.now_s + self.shape.request_timeout_s
+                while op.answer is None and self.clock.now_s < patience_s:
+                    self._until(self.clock.now_s + 0.1)
+                if op.answer is not None and not isinstance(op.answer, tuple):
+                    break
+                if self.clock.now_s > deadline_s:
+                    raise Violation("liveness", f"{member.name} takes no write: {op.answer}")
+
+    def _finish(self, watchers: list[Watcher]) -> None:
+        check_equal(list(self.members.values()), self.history)
+        for op in self.never:
+            self.history.never_committed(op)
+        for watcher in watchers:
+            if watcher.watch is not None and watcher.stream is not None:
+                watcher.watch.complete()
+
+    # Faults
+
+    def _boot(self, member: SimulatedMember) -> None:
+        if member.is_up:
+            return
+        member.crash_with_power = True
+        try:
+            member.boot()
+        except Violation:
+            raise
+        except Exception:
+            if not member.disk.is_dead:
+                raise
+            self._crash(member, power=member.crash_with_power, why="while it started")
+            return
+        assert member.process is not None
+        self.by_loop[member.process.loop] = member
+        if member.disk.is_dead:
+            self._crash(member, power=member.crash_with_power, why="while it started")
+            return
+        self.raft_checker.step(member.id, member.process.node, member.starts)
+
+    def _crash(self, member: SimulatedMember, *, power: bool, why: str) -> None:
+        self.say(member.name, f"{'power cut' if power else 'killed'} {why}")
+        if member.process is not None:
+            del self.by_loop[member.process.loop]
+        member.crash(power=power)
+        if (Path(member.disk.folder) / "wal.db").exists():
+            log = Wal.open(str(Path(member.disk.folder) / "wal.db"))
+            self.raft_checker.crashed(member.id, log, member.starts)
+            member.release()
+            member.disk.restore_power(None)
+        down_s = self.rng.choice((0.01, 0.3, 2.0, 8.0)) * (0.5 + self.rng.random())
+        self.clock.after(down_s, lambda: self._boot(member))
+
+    def _heal(self) -> None:
+        self.say("world", "all faults end")
+        self.network.heal()
+        self.network.options.loss = self._loss = 0.0
+        for member in self.members.values():
+            member.disk.fuse = 0
+            member.stall_until_s = 0.0
+            if member.process is not None:
+                member.process.loop.paused_until_s = 0.0
+            self._boot(member)
+
+    def _next_fault(self, rng: random.Random, end_s: float) -> None:
+        if self.clock.now_s >= end_s:
+            return
+        fault = rng.choice(self.shape.faults)
+        member = rng.choice(list(self.members.values()))
+        if rng.random() < 0.4:  # leaders are the more interesting ones
+            leaders = [m for m in self.members.values() if m.process and m.process.node.is_leader]
+            member = rng.choice(leaders or [member])
+        self.faults[fault] = self.faults.get(fault, 0) + 1
+        getattr(self, f"_fault_{fault}")(rng, member)
+        wait_s = rng.expovariate(1 / self.shape.fault_every_s)
+        self.clock.after(wait_s, lambda: self._next_fault(rng, end_s))
+
+    def _fault_kill(self, rng: random.Random, member: SimulatedMember) -> None:
+        if member.is_up:
+            self._crash(member, power=False, why="")
+
+    def _fault_power(self, rng: random.Random, member: SimulatedMember) -> None:
+        if member.is_up:
+            self._crash(member, power=True, why="")
+
+    def _fault_power_all(self, rng: random.Random, member: SimulatedMember) -> None:
+        for each in self.members.values():
+            self._fault_power(rng, each)
+
+    def _fault_fuse(self, rng: random.Random, member: SimulatedMember) -> None:
+        """The crash comes at the n-th change of the disk from now on, wherever that is."""
+        changes = rng.choice((1, 3, 10, 30, 100, 300))
+        member.crash_with_power = rng.random() < 0.6
+        member.disk.blow_in(rng.randint(1, changes))
+        self.say(member.name, f"will crash at change {member.disk.fuse}")
+
+    def _fault_isolate(self, rng: random.Random, member: SimulatedMember) -> None:
+        others = [id for id in self.members if id != member.id]
+        links = [pair for id in others for pair in ((member.id, id), (id, member.id))]
+        self._cut(rng, links, f"is alone: {member.name}")
+
+    def _fault_one_way(self, rng: random.Random, member: SimulatedMember) -> None:
+        others = [id for id in self.members if id != member.id]
+        inward = rng.random() < 0.5
+        links = [(id, member.id) if inward else (member.id, id) for id in others]
+        self._cut(rng, links, f"{member.name} is {'deaf' if inward else 'mute'}")
+
+    def _fault_halves(self, rng: random.Random, member: SimulatedMember) -> None:
+        ids = list(self.members)
+        rng.shuffle(ids)
+        left, right = ids[: len(ids) // 2], ids[len(ids) // 2 :]
+        links = [pair for a in left for b in right for pair in ((a, b), (b, a))]
+        self._cut(rng, links, "two halves")
+
+    def _cut(self, rng: random.Random, links: list[tuple[int, int]], what: str) -> None:
+        self.network.cut(links)
+        self.say("network", what)
+
+        def heal() -> None:
+            self.network.heal()
+            self.say("network", "is whole again")
+
+        self.clock.after(rng.choice((0.2, 2.0, 6.0)) * (0.5 + rng.random()), heal)
+
+    def _fault_clog(self, rng: random.Random, member: SimulatedMember) -> None:
+        seconds = rng.choice((0.3, 1.0, 4.0))
+        other = rng.choice(list(self.members))
+        self.network.clog([(member.id, other), (other, member.id)], seconds)
+        self.say("network", f"a link of {member.name} is clogged for {seconds} s")
+
+    def _fault_pause(self, rng: random.Random, member: SimulatedMember) -> None:
+        seconds = rng.choice((0.1, 1.0, 3.0)) * (0.5 + rng.random())
+        if member.process is not None:
+            member.process.loop.paused_until_s = self.clock.now_s + seconds
+            self.say(member.name, f"is stopped for {seconds:.2f} s")
+
+    def _fault_stall(self, rng: random.Random, member: SimulatedMember) -> None:
+        seconds = rng.choice((0.1, 1.0, 3.0)) * (0.5 + rng.random())
+        member.stall_until_s = self.clock.now_s + seconds
+        self.say(member.name, f"its disk stalls for {seconds:.2f} s")
+
+    def _fault_loss(self, rng: random.Random, member: SimulatedMember) -> None:
+        self.network.options.loss = rng.choice((0.3, 0.7))
+        self.say("network", f"loses {self.network.options.loss:.0%}")
+
+        def end() -> None:
+            self.network.options.loss = self._loss
+
+        self.clock.after(1.0 + rng.random() * 2, end)
+
+    def _fault_transfer(self, rng: random.Random, member: SimulatedMember) -> None:
+        target = rng.choice(list(self.members))
+        process = member.process
+        if process is not None:
+            self.say(member.name, f"asks {self.members[target].name} to lead")
+            process.loop.call_soon(process.membership.move_leader, target, lambda error: None)
+
+
+class Machine:
+    """The production state machine with a witness: what was applied goes to the history."""
+
+    def __init__(self, world: World, member: SimulatedMember, machine: Any) -> None:
+        self._world = world
+        self._name = member.name
+        self._machine = machine
+        self.set_conf_state = machine.set_conf_state
+        self.set_applied = machine.set_applied
+
+    def apply(self, entry: Entry) -> Any:
+        applied = self._machine.apply(entry)
+        self._world.history.applied(self._name, entry, applied)
+        return applied
+
+    def apply_conf_change(self, entry: Entry, change: Any) -> Any:
+        applied, valid = self._machine.apply_conf_change(entry, change)
+        self._world.history.applied(self._name, entry, applied)
+        return applied, valid
+
+    def install(self, snapshot: Any) -> None:
+        self._world.snapshots_total += 1
+        self._machine.install(snapshot)
+        self._world.say(self._name, f"installed the snapshot at {snapshot.meta.index}")
+
+
+def run(
+    seed: int,
+    folder: Path,
+    disks: Disks,
+    *,
+    log: Callable[[str], None] | None = None,
+    prepare: Callable[[World], None] | None = None,
+) -> tuple[Report | None, Exception | None, list[str]]:
+    """One seed; the report, or what broke, and the events."""
+    world = World(seed, folder, disks, log=log, prepare=prepare)
+    try:
+        with tuned(world.shape):
+            return world.run(), None, world.events
+    except Exception as error:
+        return None, error, world.events
+    finally:
+        world.close()
+
+
+__all__ = ["Report", "Shape", "Violation", "World", "fields", "run"]
