@@ -68,6 +68,8 @@ class _Connection(asyncio.Protocol):
     def begin(self, head: bytes, on_body: Callable[[bytes], None]) -> _Exchange:
         """Send a request head (and a small body with it)."""
         assert self._exchange is None and self._transport is not None
+        if not self.is_open:  # uvloop would raise a RuntimeError
+            raise Unreachable("connection closed by the other side")
         exchange = _Exchange(self._loop.create_future(), self._loop.create_future(), on_body)
         self._exchange = exchange
         self._parser = httptools.HttpResponseParser(self)
@@ -75,8 +77,11 @@ class _Connection(asyncio.Protocol):
         return exchange
 
     async def write(self, data: bytes) -> None:
-        """More of a request body; waits while the other side reads slowly."""
+        """More of a request body; waits while the other side reads slowly. On a connection that
+        is closed it does nothing: the exchange knows why."""
         assert self._transport is not None
+        if not self.is_open:
+            return
         self._transport.write(data)
         await self._writable.wait()
 
