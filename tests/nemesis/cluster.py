@@ -1,0 +1,272 @@
+"""Real member processes on free ports, with a proxy in front of each peer port."""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import grpc
+from proxy import Links
+
+from pyetcd.proto import rpc_pb2 as rpc
+
+START = "import sys; from pyetcd.cli.main import main; sys.exit(main())"
+CHANNEL_OPTIONS = [
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.use_local_subchannel_pool", 1),  # a connection of its own
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 200),
+    ("grpc.max_receive_message_length", -1),
+]
+BAD_WORDS = ("Traceback", '"level":"fatal"', '"level":"panic"', "AssertionError")
+
+
+class Api:
+    """Blocking calls to one member."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        self.channel = grpc.insecure_channel(endpoint, CHANNEL_OPTIONS)
+        kv, lease, cluster, maintenance = (
+            f"/etcdserverpb.{name}" for name in ("KV", "Lease", "Cluster", "Maintenance")
+        )
+        self.put = self._unary(f"{kv}/Put", rpc.PutRequest, rpc.PutResponse)
+        self.range = self._unary(f"{kv}/Range", rpc.RangeRequest, rpc.RangeResponse)
+        self.delete = self._unary(
+            f"{kv}/DeleteRange", rpc.DeleteRangeRequest, rpc.DeleteRangeResponse
+        )
+        self.txn = self._unary(f"{kv}/Txn", rpc.TxnRequest, rpc.TxnResponse)
+        self.grant = self._unary(
+            f"{lease}/LeaseGrant", rpc.LeaseGrantRequest, rpc.LeaseGrantResponse
+        )
+        self.revoke = self._unary(
+            f"{lease}/LeaseRevoke", rpc.LeaseRevokeRequest, rpc.LeaseRevokeResponse
+        )
+        self.leases = self._unary(
+            f"{lease}/LeaseLeases", rpc.LeaseLeasesRequest, rpc.LeaseLeasesResponse
+        )
+        self.status = self._unary(f"{maintenance}/Status", rpc.StatusRequest, rpc.StatusResponse)
+        self.hash_kv = self._unary(f"{maintenance}/HashKV", rpc.HashKVRequest, rpc.HashKVResponse)
+        self.member_add = self._unary(
+            f"{cluster}/MemberAdd", rpc.MemberAddRequest, rpc.MemberAddResponse
+        )
+        self.member_remove = self._unary(
+            f"{cluster}/MemberRemove", rpc.MemberRemoveRequest, rpc.MemberRemoveResponse
+        )
+        self.member_list = self._unary(
+            f"{cluster}/MemberList", rpc.MemberListRequest, rpc.MemberListResponse
+        )
+        self.move_leader = self._unary(
+            f"{maintenance}/MoveLeader", rpc.MoveLeaderRequest, rpc.MoveLeaderResponse
+        )
+        self.keep_alive = self.channel.stream_stream(
+            f"{lease}/LeaseKeepAlive",
+            request_serializer=rpc.LeaseKeepAliveRequest.SerializeToString,
+            response_deserializer=rpc.LeaseKeepAliveResponse.FromString,
+        )
+        self.watch = self.channel.stream_stream(
+            "/etcdserverpb.Watch/Watch",
+            request_serializer=rpc.WatchRequest.SerializeToString,
+            response_deserializer=rpc.WatchResponse.FromString,
+        )
+
+    def _unary(self, path, request, response):
+        return self.channel.unary_unary(
+            path,
+            request_serializer=request.SerializeToString,
+            response_deserializer=response.FromString,
+        )
+
+    def close(self) -> None:
+        self.channel.close()
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+class Node:
+    """One member's process, its log and its data directory."""
+
+    def __init__(self, folder: Path, name: str, client_port: int, flags: list[str]) -> None:
+        self.name = name
+        self.endpoint = f"127.0.0.1:{client_port}"
+        self.log_path = folder / f"{name}.log"
+        self.data_dir = folder / name
+        self.api = Api(self.endpoint)
+        self.faults: list[str] = []  # a process that ended by itself
+        self.starts = self.kills = 0
+        self.rss_mb_max = self.fds_max = 0
+        self._folder = folder
+        self._argv = [sys.executable, "-c", START, "server", f"--name={name}", *flags]
+        self._argv += [
+            f"--data-dir={self.data_dir}",
+            f"--listen-client-urls=http://{self.endpoint}",
+            f"--advertise-client-urls=http://{self.endpoint}",
+        ]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        assert self._process is None
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("ETCD")}
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._argv,
+                cwd=self._folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+            )
+        self.starts += 1
+
+    @property
+    def is_up(self) -> bool:
+        return self._process is not None
+
+    def look(self) -> None:
+        """Note a process that ended by itself, and what it uses."""
+        process = self._process
+        if process is None:
+            return
+        code = process.poll()
+        if code is not None:
+            self.faults.append(f"{self.name} ended by itself with {code}")
+            self._process = None
+            return
+        try:
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            fds = len(os.listdir(f"/proc/{process.pid}/fd"))
+        except OSError:
+            return
+        rss_kb = int(status.split("VmRSS:")[1].split()[0]) if "VmRSS:" in status else 0
+        self.rss_mb_max = max(self.rss_mb_max, rss_kb // 1024)
+        self.fds_max = max(self.fds_max, fds)
+
+    def kill(self) -> None:
+        self.look()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+            self.kills += 1
+
+    def signal(self, number: int) -> None:
+        self.look()
+        if self._process is not None:
+            self._process.send_signal(number)
+
+    def terminate(self) -> float:
+        """A clean stop; how long it took."""
+        self.look()
+        if self._process is None:
+            return 0.0
+        began_s = time.monotonic()
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            code = self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.faults.append(f"{self.name} did not stop within 20 s of SIGTERM")
+            self._process.kill()
+            code = self._process.wait()
+        else:
+            if code not in (0, 128 + signal.SIGTERM, -signal.SIGTERM):
+                self.faults.append(f"{self.name} ended with {code} after SIGTERM")
+        self._process = None
+        return time.monotonic() - began_s
+
+    def status(self, timeout_s: float = 1.0) -> rpc.StatusResponse | None:
+        try:
+            return self.api.status(rpc.StatusRequest(), timeout=timeout_s)
+        except grpc.RpcError:
+            return None
+
+    def serves(self) -> bool:
+        try:
+            self.api.range(rpc.RangeRequest(key=b"health"), timeout=1)
+        except grpc.RpcError:
+            return False
+        return True
+
+    def bad_log_lines(self) -> list[str]:
+        text = self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+        return [
+            f"{self.name}: {line[:300]}"
+            for line in text.splitlines()
+            if any(word in line for word in BAD_WORDS)
+        ]
+
+
+class Cluster:
+    def __init__(self, folder: Path, size: int, *flags: str) -> None:
+        ports = free_ports(3 * size)
+        clients, fronts, backs = ports[:size], ports[size : 2 * size], ports[2 * size :]
+        self.links = Links(list(zip(fronts, backs, strict=True)))
+        together = ",".join(f"m{i}=http://127.0.0.1:{port}" for i, port in enumerate(fronts))
+        self.nodes = [
+            Node(
+                folder,
+                f"m{i}",
+                clients[i],
+                [
+                    f"--listen-peer-urls=http://127.0.0.1:{backs[i]}",
+                    f"--initial-advertise-peer-urls=http://127.0.0.1:{fronts[i]}",
+                    f"--initial-cluster={together}",
+                    *flags,
+                ],
+            )
+            for i in range(size)
+        ]
+
+    def start(self) -> None:
+        for node in self.nodes:
+            node.start()
+        deadline_s = time.monotonic() + 60
+        while not all(node.serves() for node in self.nodes):
+            assert time.monotonic() < deadline_s, "the cluster did not come up"
+            for node in self.nodes:
+                node.look()
+            time.sleep(0.05)
+        ids = {}
+        for number, node in enumerate(self.nodes):
+            status = node.status(5)
+            assert status is not None
+            ids[f"{status.header.member_id:x}"] = number
+        self.links.know(ids)
+
+    def leader(self) -> int | None:
+        """The number of the member that says it leads, in the newest term."""
+        best: tuple[int, int] | None = None
+        for number, node in enumerate(self.nodes):
+            status = node.status() if node.is_up else None
+            if status is not None and status.leader == status.header.member_id:
+                found = (status.raftTerm, number)
+                best = found if best is None else max(best, found)
+        return best[1] if best is not None else None
+
+    def leader_or_any(self, rng: random.Random) -> int:
+        deadline_s = time.monotonic() + 5
+        while time.monotonic() < deadline_s:
+            found = self.leader()
+            if found is not None:
+                return found
+            time.sleep(0.05)
+        return rng.randrange(len(self.nodes))
+
+    def close(self) -> None:
+        for node in self.nodes:
+            node.signal(signal.SIGCONT)
+            node.kill()
+            node.api.close()
+        self.links.close()
