@@ -224,6 +224,12 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     shutil.rmtree(tmp_path, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def machine_type() -> type[Machine]:
+    """For fixtures that live longer than a test."""
+    return Machine
+
+
 @pytest.fixture(name="free_ports")
 def free_ports_fixture() -> Callable[[int], list[int]]:
     return free_ports
