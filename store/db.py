@@ -15,6 +15,10 @@ Rules.
    failed and reports success the next time, and SQLite believes it. And SQLITE_FULL inside a
    transaction rolls all of it back: the next statement would commit on its own. So: no retry,
    the process ends.
+4. Every page ends in a checksum that is verified whenever the page is read from the file
+   (sqlite.org/cksumvfs.html; the extension comes with apsw): of 60 flipped bits SQLite alone
+   noticed 2 and served 47 (RELIABILITY 3.1). A wrong one is `Damaged`. It costs nothing that
+   could be measured: 6 us for a commit of one row of 256 B, with and without.
 
 Limits. A local filesystem (WAL mode shares memory; lockfile.py refuses NFS and SMB). `vfs` names
 a registered SQLite VFS for a simulated disk; the plain-file steps are left out then.
@@ -28,10 +32,12 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import apsw
+from apsw import sqlite_extra
 
 SQLITE_MAGIC: Final = b"SQLite format 3\x00"
 HEADER_BYTES: Final = 100
 PAGE_BYTES: Final = 4096
+PAGE_CHECKSUM_BYTES: Final = 8  # at the end of each page; the header's byte 20 says so
 
 # How long one statement may wait for a lock. Within our own rules nobody ever holds one for long;
 # this is for a person who has the file open in another tool.
@@ -109,6 +115,7 @@ def open_writer(
     """
     path = os.fspath(path)
     require_sound_sqlite()
+    require_page_checksums()
     if not _exists(path, vfs):
         if not create:
             raise ForeignFile(path, "no such file", "check the data directory")
@@ -164,6 +171,7 @@ def create_file(
 ) -> None:
     """A new file with the schema and the first `rows`, whole or not there at all."""
     path = os.fspath(path)
+    require_page_checksums()
     if vfs is not None:
         guarded(path, "create", lambda: _build(path, schema, rows, vfs))
         return
@@ -236,6 +244,8 @@ def failure(
         name = type(error).__name__
     number = connection.system_errno if connection is not None else 0
     system = f" ({errno.errorcode.get(number, number)})" if number else ""
+    if code == apsw.SQLITE_IOERR_DATA:
+        return Damaged(f"{path}: {doing} failed: a page is damaged (its checksum is wrong)")
     kind = Damaged if isinstance(error, apsw.CorruptError | apsw.NotADBError) else StorageFailure
     return kind(f"{path}: {doing} failed: {name}{system}: {error}")
 
@@ -266,6 +276,32 @@ def require_sound_sqlite(version: str | None = None) -> None:
         )
 
 
+def require_page_checksums() -> None:
+    """Refuse an apsw that came without the extension (a build of one's own)."""
+    if _PAGE_CHECKSUMS_MISSING:
+        reason = f"this apsw has no page checksums (cksumvfs: {_PAGE_CHECKSUMS_MISSING})"
+        raise StorageFailure(f"{reason}; install its wheel from PyPI")
+
+
+def _load_page_checksums() -> str:
+    """Make SQLite write and verify them, in this process, for every file that has room for them;
+    files of another origin are read as ever. What is wrong, if it cannot."""
+    try:
+        connection = apsw.Connection(":memory:")
+        try:
+            sqlite_extra.load(connection, "cksumvfs")
+        finally:
+            connection.close()
+    except (LookupError, sqlite_extra.NotAvailable, apsw.Error) as error:
+        return str(error) or type(error).__name__
+    return ""
+
+
+# At import, before anybody can register a VFS of his own as the default: the layer of checksums
+# goes on top of the default of this moment, and must not outlive it.
+_PAGE_CHECKSUMS_MISSING: Final = _load_page_checksums()
+
+
 def preflight(path: str, schema: Schema) -> None:
     """Refuse, from the file's first 100 bytes, whatever is not ours. SQLite must not have the file
     open in this process: closing a plain descriptor of it drops SQLite's POSIX locks."""
@@ -285,6 +321,8 @@ def preflight(path: str, schema: Schema) -> None:
         application_id=int.from_bytes(header[68:72], "big", signed=True),
         version=int.from_bytes(header[60:64], "big", signed=True),
     )
+    if header[20] != PAGE_CHECKSUM_BYTES:  # no page would be verified
+        raise ForeignFile(path, "has a damaged header", "restore a snapshot")
     if os.path.getsize(path) < PAGE_BYTES:  # files are made whole, and never shrink below this
         raise ForeignFile(path, "is cut short", "restore a snapshot")
 
@@ -371,6 +409,8 @@ def _build(path: str, schema: Schema, rows: Sequence[Row], vfs: str | None) -> N
     flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
     connection = apsw.Connection(path, flags, vfs)
     try:
+        if vfs is None:  # a simulated disk has no layer of checksums below it
+            connection.reserve_bytes(reserve=PAGE_CHECKSUM_BYTES)  # before all else
         connection.pragma("page_size", PAGE_BYTES)
         if schema.incremental_vacuum:
             connection.pragma("auto_vacuum", "incremental")

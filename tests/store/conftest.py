@@ -18,7 +18,7 @@ class FaultyDisk(apsw.VFS):
     """The real disk until `fail` names the operation that shall fail: sync, write or read."""
 
     def __init__(self) -> None:
-        super().__init__("faulty", "")
+        super().__init__("faulty", "unix")
         self.fail = ""
         self.syncs = 0
 
@@ -31,7 +31,7 @@ class FaultyFile(apsw.VFSFile):
         self, disk: FaultyDisk, name: str | apsw.URIFilename | None, flags: list[int]
     ) -> None:
         self.disk = disk
-        super().__init__("", name, flags)
+        super().__init__("unix", name, flags)
 
     def _check(self, operation: str, code: int) -> None:
         if self.disk.fail == operation:

@@ -6,7 +6,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from pyetcd.store import db
+from pyetcd.store import db, snapshot
 
 SCHEMA = db.Schema(
     application_id=0x1234, version=3, sql="CREATE TABLE t (a INTEGER PRIMARY KEY, b BLOB);"
@@ -260,3 +260,49 @@ def test_ids_use_all_64_bits() -> None:
         db.signed(1 << 64)
     with pytest.raises(AssertionError):
         db.signed(-1)
+
+
+# -- page checksums
+
+
+def test_a_flipped_bit_in_any_page_is_damage(tmp_path: Path) -> None:
+    """Also where no row has a crc: interior pages, indexes, tables of any kind."""
+    path = tmp_path / "a.db"
+    writer = make(path)
+    writer.execute("CREATE TABLE more (a INTEGER PRIMARY KEY, b BLOB)")
+    writer.execute("CREATE INDEX more_b ON more (b)")
+    for number in range(300):
+        writer.execute("INSERT INTO more VALUES (?, ?)", (number, b"%d" % number * 50))
+    db.checkpoint(writer, apsw.SQLITE_CHECKPOINT_TRUNCATE)
+    writer.close()
+    whole = path.read_bytes()
+    pages = len(whole) // db.PAGE_BYTES
+    assert pages > 20
+    for page in range(1, pages):  # the first one is preflight's, too
+        spoilt = bytearray(whole)
+        spoilt[page * db.PAGE_BYTES + page * 131 % db.PAGE_BYTES] ^= 1 << page % 8
+        path.write_bytes(spoilt)
+        reader = db.open_reader(str(path))
+        try:
+            with pytest.raises(db.Damaged):
+                db.quick_check(reader)
+                db.guarded(str(path), "read", reader.execute("SELECT * FROM more").fetchall)
+                query = "SELECT count(*) FROM more INDEXED BY more_b"
+                db.guarded(str(path), "read", reader.execute(query).fetchall)
+        finally:
+            reader.close()
+
+
+def test_a_copy_has_its_checksums(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    writer = make(path)
+    writer.execute("CREATE TABLE more (a INTEGER PRIMARY KEY, b BLOB)")
+    writer.execute("INSERT INTO more VALUES (1, ?)", (b"x" * 20_000,))
+    snapshot.make(str(path), str(tmp_path / "copy.db"))
+    writer.close()
+    copy = bytearray((tmp_path / "copy.db").read_bytes())
+    snapshot.verify(str(tmp_path / "copy.db"), schema=SCHEMA)
+    copy[-5000] ^= 1
+    (tmp_path / "copy.db").write_bytes(copy)
+    with pytest.raises(snapshot.SnapshotFailed, match=r"quick_check|checksum"):
+        snapshot.verify(str(tmp_path / "copy.db"), schema=SCHEMA)

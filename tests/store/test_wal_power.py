@@ -22,7 +22,7 @@ Operation = tuple[str, str, int, bytes]  # file, kind, offset, data
 
 class RecordingDisk(apsw.VFS):
     def __init__(self) -> None:
-        super().__init__("recording", "")
+        super().__init__("recording", "unix")
         self.operations: list[Operation] = []
 
     def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:
@@ -36,7 +36,7 @@ class RecordingFile(apsw.VFSFile):
         path = name.filename() if isinstance(name, apsw.URIFilename) else name
         self.name = Path(path or "temporary").name
         self.operations = disk.operations
-        super().__init__("", name, flags)
+        super().__init__("unix", name, flags)
 
     def xWrite(self, data: bytes, offset: int) -> None:
         self.operations.append((self.name, "write", offset, bytes(data)))
@@ -132,7 +132,7 @@ def test_power_cuts(
         directory.mkdir()
         for name, content in files_after(disk.operations[:cut], rng).items():
             (directory / name).write_bytes(content)
-        log = Wal.open(str(directory / "wal.db"))
+        log = Wal.open(str(directory / "wal.db"), vfs="unix")
         mark = [mark for position, mark in acknowledged if position <= cut][-1]
         following = [mark for position, mark in acknowledged if position > cut][:1]
         # Either the last reported batch, or the one under way when the power went.
