@@ -266,15 +266,16 @@ class Member:
             held_ticks=config.election_ticks,
             fatal=self.fatal,
         )
+        ids = RequestIds(self.id, clock.wall_s())
         self.proposer = Proposer(
             self.driver,
-            RequestIds(self.id, clock.wall_s()),
+            ids,
             monotonic_s=clock.monotonic_s,
             request_bytes_max=config.max_request_bytes,
             timeout_s=timeout_s,
         )
         self.reads = LinearizableReads(
-            self.driver, monotonic_s=clock.monotonic_s, timeout_s=timeout_s
+            self.driver, next_id=ids.next, monotonic_s=clock.monotonic_s, timeout_s=timeout_s
         )
         self.chores = Chores(
             node=node,

@@ -3,7 +3,8 @@
 Raft thesis 6.4. Callers that arrive while a round is under way form the next one: a round begun
 before a caller came could miss a write that the caller already knows of. Each round, and each
 retry of a round, has a context of its own; an answer that carries another one is ignored (etcd
-answered stale reads when it reused a context, etcd-io/etcd#20418).
+answered stale reads when it reused a context, etcd-io/etcd#20418). No earlier run of this member
+may have used it either: a leader may hold a question for long, and answers whoever is there then.
 
 Bound: `WAITING_MAX` callers; beyond it the answer is "too many requests".
 """
@@ -37,17 +38,23 @@ class LinearizableReads:
     """Callers that wait until this member has applied what was committed when they asked."""
 
     def __init__(
-        self, target: ReadTarget, *, monotonic_s: Callable[[], float], timeout_s: float
+        self,
+        target: ReadTarget,
+        *,
+        next_id: Callable[[], int],
+        monotonic_s: Callable[[], float],
+        timeout_s: float,
     ) -> None:
+        """`next_id`: propose.RequestIds, whose ids are never used again."""
         self.slow_total = 0
         self.failed_total = 0
         self._target = target
+        self._next_id = next_id
         self._monotonic_s = monotonic_s
         self._timeout_s = timeout_s
         self._queued: list[tuple[float, ReadDone]] = []
         self._round: list[tuple[float, ReadDone]] = []
         self._context = b""
-        self._counter = 0
         self._retry_at_s = 0.0
         # Rounds that are confirmed but not applied yet, in order of index.
         self._confirmed: list[tuple[int, list[tuple[float, ReadDone]]]] = []
@@ -74,8 +81,7 @@ class LinearizableReads:
         self._ask()
 
     def _ask(self) -> None:
-        self._counter += 1
-        self._context = self._counter.to_bytes(8, "big")
+        self._context = self._next_id().to_bytes(8, "big")
         self._retry_at_s = self._monotonic_s() + RETRY_S
         self._target.request_read_index(self._context)
 

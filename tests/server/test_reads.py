@@ -4,6 +4,7 @@ import pytest
 
 from pyetcd.proto import errors
 from pyetcd.server import reads
+from pyetcd.server.propose import RequestIds
 from pyetcd.server.reads import LinearizableReads
 
 
@@ -34,7 +35,12 @@ def clock():
 
 @pytest.fixture
 def linearizable(target, clock):
-    return LinearizableReads(target, monotonic_s=lambda: clock[0], timeout_s=7.0)
+    return start(target, clock, wall_s=1000.0)
+
+
+def start(target, clock, wall_s):
+    ids = RequestIds(7, wall_s)
+    return LinearizableReads(target, next_id=ids.next, monotonic_s=lambda: clock[0], timeout_s=7.0)
 
 
 def test_one_round_for_all_who_wait(linearizable, target):
@@ -76,6 +82,20 @@ def test_a_retry_has_its_own_context(linearizable, target, clock):
     linearizable.confirmed(0, old)  # late: etcd once took it for the answer (etcd#20418)
     assert not answers
     linearizable.confirmed(0, new)
+    assert answers == [None]
+
+
+def test_an_answer_to_an_earlier_run_is_none(linearizable, target, clock):
+    """The leader held the question while this member restarted: its index is from before."""
+    linearizable.wait(lambda error: None)
+    linearizable.start_round()
+    again, answers = start(target, clock, wall_s=1000.01), []
+    again.wait(answers.append)
+    again.start_round()
+    before, now = target.contexts
+    again.confirmed(0, before)
+    assert not answers
+    again.confirmed(0, now)
     assert answers == [None]
 
 

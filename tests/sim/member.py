@@ -87,6 +87,9 @@ class SimulatedMember:
         self.starts = 0
         self.is_up = False
         self.stall_until_s = 0.0  # of the disk
+        self.ambush: MsgType | None = None  # crashes once it has sent one of these
+        self.is_ambushed = False
+        self.crash_with_power = True
         self.rng = world.rng_for(f"member {name}")
         self.process: Process | None = None
 
@@ -204,17 +207,26 @@ class Process:
         )
         self.log_thread = LogThread(loop, member, shape.commit_s)
         self.driver = Driver(
-            self.replica, loop=loop, tick_s=shape.tick_s, fatal=self.fatal, thread=self.log_thread
+            self.replica,
+            loop=loop,
+            tick_s=shape.tick_s,
+            held_ticks=shape.election_ticks,
+            fatal=self.fatal,
+            thread=self.log_thread,
         )
+        ids = RequestIds(member.id, clock.wall_s())
         self.proposer = Proposer(
             self.driver,
-            RequestIds(member.id, clock.wall_s()),
+            ids,
             monotonic_s=clock.monotonic_s,
             request_bytes_max=REQUEST_BYTES_MAX,
             timeout_s=shape.request_timeout_s,
         )
         self.reads = LinearizableReads(
-            self.driver, monotonic_s=clock.monotonic_s, timeout_s=shape.request_timeout_s
+            self.driver,
+            next_id=ids.next,
+            monotonic_s=clock.monotonic_s,
+            timeout_s=shape.request_timeout_s,
         )
         election_timeout_s = shape.election_ticks * shape.tick_s
         self.chores = Chores(
@@ -473,6 +485,8 @@ class Transport:
     def send(self, messages: Sequence[Message]) -> None:
         for message in messages:
             assert message.type is not MsgType.SNAP
+            if message.type is self._member.ambush:
+                self._member.is_ambushed = True
             if message.to in self._peers and not self._member.world.network.send(message):
                 self._process.loop.call_soon(
                     self._process.membership.report_unreachable, message.to

@@ -87,7 +87,11 @@ class Client:
         self._current: Operation | None = None
         self._at: SimulatedMember = self.rng.choice(list(world.members.values()))
         names = list(MIX)
-        keep = self.rng.sample(names, self.rng.randint(6, len(names)))
+        # Some only read, fast: writes would hold them up just when there is something to see.
+        self._reads_only = self.rng.random() < 0.35
+        if self._reads_only:
+            names = ["get", "list", "read_txn", "stale"]
+        keep = self.rng.sample(names, self.rng.randint(min(6, len(names)), len(names)))
         self._kinds = [name for name in names if name in keep or name == "put"]
         self._weights = [MIX[name] for name in self._kinds]
         world.clock.after(self.rng.random(), self.next)
@@ -174,7 +178,8 @@ class Client:
             self._current = None
             if failed and "not found" not in answer[1] and "compacted" not in answer[1]:
                 self._at = self.rng.choice(list(world.members.values()))
-            world.clock.after(self.rng.expovariate(1 / world.shape.think_s), self.next)
+            think_s = world.shape.think_s / (3 if self._reads_only else 1)
+            world.clock.after(self.rng.expovariate(1 / think_s), self.next)
 
     def _refused(self, op: Operation) -> None:
         if op is self._current:

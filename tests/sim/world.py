@@ -33,7 +33,7 @@ from sim.model import Model
 from sim.network import Network, NetworkOptions
 from sim.workload import Client, Watcher
 
-from pyetcd.raft.types import Entry, Message, Role
+from pyetcd.raft.types import Entry, Message, MsgType, Role
 from pyetcd.server import machine as machine_module
 from pyetcd.server.bootstrap import InitialCluster, plan_new
 from pyetcd.store import compact as compact_module
@@ -43,9 +43,14 @@ from pyetcd.store.wal import Wal
 
 HEALED_S = 10.0
 QUIET_S = 30.0
+# A member that has just sent one of these has promised something, or has told half of the others.
+AMBUSHES = (
+    MsgType.APP_RESP, MsgType.VOTE_RESP, MsgType.VOTE_RESP, MsgType.PRE_VOTE_RESP, MsgType.VOTE,
+    MsgType.APP, MsgType.HEARTBEAT_RESP, MsgType.READ_INDEX, MsgType.TIMEOUT_NOW,
+)  # fmt: skip
 FAULTS = (
     "kill", "power", "power_all", "fuse", "isolate", "one_way", "halves", "clog", "pause",
-    "transfer", "stall", "loss",
+    "transfer", "stall", "loss", "ambush",
 )  # fmt: skip
 
 
@@ -85,6 +90,8 @@ class Shape:
     def draw(cls, rng: random.Random) -> "Shape":
         election_ticks = rng.choice((5, 10, 10))
         tick_s = rng.choice((0.03, 0.1, 0.1))
+        # A disk or network slower than this has no leader even without faults.
+        timeout_s = min(1.0, election_ticks * tick_s)
         lossy = rng.random() < 0.5
         return cls(
             members=rng.choice((1, 3, 3, 3, 5)),
@@ -97,19 +104,19 @@ class Shape:
             client_timeout_s=rng.choice((1.0, 8.0)),
             message_bytes_max=rng.choice((0, 1000, 512 * 1024)),
             committed_bytes_max=rng.choice((0, 1000, 4 << 20)),
-            commit_s=(0.0002, rng.choice((0.002, 0.02, 0.2))),
+            commit_s=(0.0002, timeout_s * rng.choice((0.002, 0.02, 0.2))),
             job_s=(0.0005, rng.choice((0.005, 0.1, 1.0))),
             network=NetworkOptions(
                 loss=rng.choice((0.01, 0.1)) if lossy else 0.0,
                 duplication=rng.choice((0.0, 0.02, 0.2)),
                 reordering=rng.choice((0.0, 0.02, 0.2)),
-                delay_s=(0.0005, rng.choice((0.005, 0.05, 0.3))),
+                delay_s=(0.0002, timeout_s * rng.choice((0.005, 0.05, 0.25))),
                 encoded=rng.random() < 0.3,
             ),
             clients=rng.randint(2, 6),
             watchers=rng.randint(1, 4),
             keys=rng.randint(3, 12),
-            think_s=rng.choice((0.02, 0.1, 0.3)),
+            think_s=rng.choice((0.01, 0.05, 0.2)),
             large_values=rng.choice((0.0, 0.0, 0.1)),
             chaos_s=rng.choice((10.0, 20.0, 40.0)),
             fault_every_s=rng.choice((0.5, 1.5, 4.0)),
@@ -272,6 +279,9 @@ class World:
         self._ask_everybody(clients)
         self._wait(QUIET_S, self._is_quiet, "the members do not come to rest")
         self._until(self.clock.now_s + 4.0)  # watchers: slow clients, reconnections
+        self._wait(QUIET_S, self._is_quiet, "the members do not come to rest")
+        self._until(self.clock.now_s + 0.5)
+        self._wait(QUIET_S, self._is_quiet, "the members do not come to rest")
         self._finish(watchers)
         return self._report(started_s, clients, watchers)
 
@@ -325,6 +335,10 @@ class World:
                 raise
         if member.disk.is_dead:
             self._crash(member, power=member.crash_with_power, why="in the middle of a write")
+            return
+        if member.is_ambushed:
+            member.is_ambushed = False
+            self._crash(member, power=self.rng.random() < 0.7, why="after a message", down_s=0.01)
             return
         process = member.process
         if process is not None:
@@ -408,7 +422,9 @@ class World:
             return
         self.raft_checker.step(member.id, member.process.node, member.starts)
 
-    def _crash(self, member: SimulatedMember, *, power: bool, why: str) -> None:
+    def _crash(
+        self, member: SimulatedMember, *, power: bool, why: str, down_s: float = 0.0
+    ) -> None:
         self.say(member.name, f"{'power cut' if power else 'killed'} {why}")
         if member.process is not None:
             del self.by_loop[member.process.loop]
@@ -418,7 +434,8 @@ class World:
             self.raft_checker.crashed(member.id, log, member.starts)
             member.release()
             member.disk.restore_power(None)
-        down_s = self.rng.choice((0.01, 0.3, 2.0, 8.0)) * (0.5 + self.rng.random())
+        down_s = down_s or self.rng.choice((0.01, 0.3, 2.0, 8.0)) * (0.5 + self.rng.random())
+        member.ambush = None
         self.clock.after(down_s, lambda: self._boot(member))
 
     def _heal(self) -> None:
@@ -427,6 +444,8 @@ class World:
         self.network.options.loss = self._loss = 0.0
         for member in self.members.values():
             member.disk.fuse = 0
+            member.ambush = None
+            member.is_ambushed = False
             member.stall_until_s = 0.0
             if member.process is not None:
                 member.process.loop.paused_until_s = 0.0
@@ -463,6 +482,10 @@ class World:
         member.crash_with_power = rng.random() < 0.6
         member.disk.blow_in(rng.randint(1, changes))
         self.say(member.name, f"will crash at change {member.disk.fuse}")
+
+    def _fault_ambush(self, rng: random.Random, member: SimulatedMember) -> None:
+        """It crashes just after it has sent a message of this type, and is soon back."""
+        member.ambush = rng.choice(AMBUSHES)
 
     def _fault_isolate(self, rng: random.Random, member: SimulatedMember) -> None:
         others = [id for id in self.members if id != member.id]
