@@ -1,7 +1,7 @@
 """TCP proxies between peers: cut, stall or delay each direction between two members.
 
 Strategy. Every member advertises the address of its proxy, so all peer traffic passes here. Who
-dialled is read from the X-Server-From header of the first request; a connection between a and b
+dialled is read from the X-Server-From header of a request; a connection between a and b
 carries bytes of both directions whoever dialled it, so a fault is looked up by (source, target) for
 each direction. Bytes are never dropped from the middle of a stream, which TCP cannot do either: a
 stalled direction holds them, and when the fault ends its connections are closed.
@@ -29,7 +29,7 @@ class Links:
         self._ports = ports
         self._faults: dict[tuple[int, int], str] = {}
         self._delays_s: dict[tuple[int, int], float] = {}
-        self._open: dict[tuple[int, int], set[asyncio.StreamWriter]] = {}
+        self._open: set[_Link] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -41,10 +41,9 @@ class Links:
         self._call(self._forget_unknown())
 
     async def _forget_unknown(self) -> None:
-        for (source, _), writers in self._open.items():
-            if source < 0:
-                for writer in list(writers):
-                    writer.close()
+        for link in list(self._open):
+            if link.source < 0:
+                link.close()
 
     def fault(self, source: int, target: int, kind: str) -> None:
         """CUT closes the connections too; STALL holds what `source` sends to `target`."""
@@ -81,9 +80,9 @@ class Links:
             self._close_link(source, target)
 
     def _close_link(self, a: int, b: int) -> None:
-        for pair in ((a, b), (b, a)):
-            for writer in list(self._open.get(pair, ())):
-                writer.close()
+        for link in list(self._open):
+            if {link.source, link.target} == {a, b}:
+                link.close()
 
     def _is_cut(self, a: int, b: int) -> bool:
         return CUT in (self._faults.get((a, b)), self._faults.get((b, a)))
@@ -91,44 +90,40 @@ class Links:
     async def _serve(
         self, target: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        onward: asyncio.StreamWriter | None = None
-        source = -1
+        link = _Link(target)
         try:
             head = await reader.readuntil(b"\r\n\r\n")
-            found = re.search(rb"(?i)x-server-from:\s*([0-9a-f]+)", head)
-            if found is not None:
-                source = self.ids.get(found[1].decode().lstrip("0"), -1)
-            if self._is_cut(source, target):
+            link.learn(head, self.ids)
+            if self._is_cut(link.source, target):
                 return
             answers, onward = await asyncio.open_connection("127.0.0.1", self._ports[target][1])
-            mine = self._open.setdefault((source, target), set())
-            mine |= {writer, onward}
-            try:
-                await asyncio.gather(
-                    self._pump(source, target, reader, onward, head),
-                    self._pump(target, source, answers, writer, b""),
-                )
-            finally:
-                mine -= {writer, onward}
+            link.writers = [writer, onward]
+            self._open.add(link)
+            await asyncio.gather(
+                self._pump(link, reader, onward, head, is_answer=False),
+                self._pump(link, answers, writer, b"", is_answer=True),
+            )
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass
         finally:
+            self._open.discard(link)
             writer.close()
-            if onward is not None:
-                onward.close()
+            link.close()
 
     async def _pump(
         self,
-        source: int,
-        target: int,
+        link: "_Link",
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         data: bytes,
+        *,
+        is_answer: bool,
     ) -> None:
         while True:
             if data:
-                await asyncio.sleep(self._delays_s.get((source, target), 0))
-                while self._faults.get((source, target)) == STALL:  # noqa: ASYNC110
+                way = (link.target, link.source) if is_answer else (link.source, link.target)
+                await asyncio.sleep(self._delays_s.get(way, 0))
+                while self._faults.get(way) == STALL:  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
                 writer.write(data)
                 await writer.drain()
@@ -136,3 +131,29 @@ class Links:
             if not data:
                 writer.close()
                 return
+            learned = not is_answer and link.learn(data, self.ids)
+            if learned and self._is_cut(link.source, link.target):
+                link.close()
+                return
+
+
+class _Link:
+    """One connection to `target`; who dialled is known once a request says so."""
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self.source = -1
+        self.writers: list[asyncio.StreamWriter] = []
+
+    def learn(self, data: bytes, ids: dict[str, int]) -> bool:
+        """Whether it is known only now: a kept connection may have begun with GET /version."""
+        if self.source >= 0:
+            return False
+        found = re.search(rb"(?i)x-server-from:\s*([0-9a-f]+)", data)
+        if found is not None:
+            self.source = ids.get(found[1].decode().lstrip("0"), -1)
+        return self.source >= 0
+
+    def close(self) -> None:
+        for writer in self.writers:
+            writer.close()

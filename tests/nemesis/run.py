@@ -179,6 +179,7 @@ class Nemesis:
     def do_cut_leader(self) -> None:
         leader = self.leader()
         self.links([(leader, other, CUT) for other in self.others(leader)])
+        print(f"  led by m{leader}, then by m{self.leader()}", flush=True)
 
     def do_cut_follower(self) -> None:
         follower = self.others(self.leader())[0]
@@ -217,8 +218,8 @@ class Nemesis:
 
     def do_kill_leader_while_cut(self) -> None:
         leader = self.leader()
-        follower = self.others(leader)[0]
-        self.cluster.links.fault(leader, follower, STALL)
+        for follower in self.others(leader)[: self.rng.randint(1, 2)]:
+            self.cluster.links.fault(leader, follower, STALL)
         time.sleep(self.rng.uniform(0.1, 1))
         self.kill([leader])
         self.cluster.links.heal()
