@@ -138,3 +138,25 @@ def test_a_forwarded_proposal_does_not_wait_for_ever():
         return Driver(replica, loop=loop, tick_s=0.001, held_ticks=3, fatal=fatal)
 
     assert run(make, until) == 4
+
+
+def test_row_22_a_leader_of_an_earlier_term_proposes_nothing():
+    """etcd#15247: a leader that was stalled came back and revoked leases that its successor had
+    renewed. What a leader proposes for itself is bound to the term in which it did."""
+    replica = Replica(tick=lambda: None)
+
+    async def until(driver, failed):
+        driver.submit_as_leader(1, b"revoke of term 1")
+        replica.node.term = 2  # lost and won again meanwhile
+        driver.submit_as_leader(2, b"revoke of term 2")
+        replica.node.is_leader = False
+        driver.submit_as_leader(3, b"not a leader")
+        replica.node.is_leader = True
+        driver.start([])
+        while not replica.batches:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.005)
+        return replica.batches
+
+    batches = run(lambda loop, fatal: Driver(replica, loop=loop, tick_s=0.001, fatal=fatal), until)
+    assert batches == [[b"revoke of term 2"]]
