@@ -15,7 +15,7 @@ NAMED = [named for *_, tests in ROWS for named in re.findall(r"`([^`]+)`", tests
 
 
 @cache
-def tests_of(path: str) -> set[str]:
+def defined_in(path: str) -> set[str]:
     tree = ast.parse((ROOT / path).read_text())
     return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
 
@@ -30,7 +30,7 @@ def test_every_bug_has_its_row() -> None:
 def test_it_is_there(named: str) -> None:
     path, _, name = named.partition("::")
     function, _, case = name.partition("[")
-    assert function.startswith("test_") and function in tests_of(path)
+    assert function.startswith("test_") and function in defined_in(path)
     if case:  # of the transcripts, which are files
         data = (ROOT / path).with_name("testdata") / f"{case.removesuffix(']')}.txt"
         assert data.is_file()

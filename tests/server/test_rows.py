@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from google.protobuf.message import Message as ProtoMessage
 
 from pyetcd.proto.raft_internal_pb2 import InternalRaftRequest
 from pyetcd.proto.rpc_pb2 import CompactionRequest, LeaseGrantRequest, PutRequest
@@ -138,12 +137,12 @@ class Node:
         self.settle()
         assert self.node.is_leader
 
-    def propose(self, **request: ProtoMessage) -> None:
+    def propose(self, **request: Any) -> None:
         self.number += 1
         data = InternalRaftRequest(header={"ID": self.number}, **request).SerializeToString()
         assert self.replica.propose([data])
 
-    def do(self, **request: ProtoMessage) -> Any:
+    def do(self, **request: Any) -> Any:
         self.propose(**request)
         self.settle()
         assert self.answers[-1].request_id == self.number and self.answers[-1].error is None
