@@ -10,10 +10,13 @@ from pyetcd.server.listen import Listener
 from pyetcd.server.loop import Driver
 from pyetcd.server.machine import StateMachine
 from pyetcd.server.metrics import Metrics
+from pyetcd.server.peer.transport import PeerTransport
 from pyetcd.server.propose import Proposer
 from pyetcd.server.reads import LinearizableReads
 from pyetcd.server.turns import Turns
 from pyetcd.server.version import SERVER_VERSION, runtime_version
+
+_NETWORK = "etcd_network_"
 
 
 def feed(
@@ -28,6 +31,7 @@ def feed(
     turns: Turns,
     quota_bytes: int,
     client_listener: Listener,
+    transport: PeerTransport,
 ) -> None:
     """Bind every metric whose value lives in one of these parts."""
     keyspace, backend, hub = machine.keyspace, machine.backend, machine.hub
@@ -75,6 +79,7 @@ def feed(
         version = machine.members.version
         if version:
             metrics.vector("etcd_cluster_version").set((version.rpartition(".")[0],), 1)
+        _feed_peers(metrics, transport)
         for path, counted in dispatcher.counters.items():
             stats = metrics.grpc.get(path)
             if stats is not None:
@@ -89,3 +94,32 @@ def feed(
         counters.delete = metrics.grpc["/etcdserverpb.KV/DeleteRange"].handled[0]
 
     metrics.refresh = refresh
+
+
+def _feed_peers(metrics: Metrics, transport: PeerTransport) -> None:
+    """The etcd_network_* rows that have a peer in their labels."""
+    local = f"{transport.identity.member_id:x}"
+    active = metrics.vector(_NETWORK + "active_peers")
+    active.values.clear()  # those of removed members go
+    for id in transport.peer_ids:
+        active.set((local, f"{id:x}"), transport.is_active(id))
+    for id, counted in transport.counters.items():
+        remote = f"{id:x}"
+        for name, value in (
+            ("peer_sent_bytes_total", counted.sent_bytes_total),
+            ("peer_received_bytes_total", counted.received_bytes_total),
+            ("peer_sent_failures_total", counted.sent_failures_total),
+            ("peer_received_failures_total", counted.received_failures_total),
+            ("snapshot_send_success", counted.snapshot_sent_total),
+            ("snapshot_send_failures", counted.snapshot_send_failures_total),
+            ("snapshot_receive_success", counted.snapshot_received_total),
+            ("snapshot_receive_failures", counted.snapshot_receive_failures_total),
+        ):
+            if value:  # etcd shows none that has not happened yet
+                metrics.vector(_NETWORK + name).set((remote,), value)
+        if counted.disconnected_total:
+            lost = metrics.vector(_NETWORK + "disconnected_peers_total")
+            lost.set((local, remote), counted.disconnected_total)
+        round_trips = metrics.histogram(_NETWORK + "peer_round_trip_time_seconds", remote)
+        round_trips.counts[:] = counted.rtt.counts
+        round_trips.total = counted.rtt.sum_s

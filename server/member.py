@@ -336,6 +336,7 @@ class Member:
             turns=self.turns,
             quota_bytes=config.quota_bytes,
             client_listener=self.serving.client_listener,
+            transport=self.transport,
         )
         self._known_peers = plan.peers if plan is not None else []
         self._publishing: asyncio.Task[None] | None = None

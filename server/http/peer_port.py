@@ -3,6 +3,8 @@
 import asyncio
 import json
 
+from pyetcd.proto.errors import EtcdError
+from pyetcd.proto.rpc_pb2 import HashKVResponse
 from pyetcd.server.api.lease import BODY_BYTES_MAX, INTERNAL_PATH, RENEW_PATH, LeaseApi
 from pyetcd.server.facts import Facts
 from pyetcd.server.http.ops import version_body
@@ -11,6 +13,7 @@ from pyetcd.server.peer.transport import PeerTransport
 from pyetcd.server.wire.http1 import BodySink, HttpRequest, HttpResponder, HttpService
 from pyetcd.store.members import Member, Members
 
+HASH_PATH = "/members/hashkv"
 _TEXT = {"Content-Type": "text/plain; charset=utf-8", "X-Content-Type-Options": "nosniff"}
 
 
@@ -45,9 +48,9 @@ class PeerPort:
             task = self._loop.create_task(self._leases(request, responder))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        elif path not in ("/members", "/version", "/downgrade/enabled"):
+        elif path not in ("/members", HASH_PATH, "/version", "/downgrade/enabled"):
             responder.send(404, _TEXT, b"404 page not found\n")
-        elif request.method not in ("GET", "HEAD"):
+        elif request.method != "GET":
             responder.send(405, {**_TEXT, "Allow": "GET"}, b"Method Not Allowed\n")
         elif path == "/members":
             body = json.dumps(
@@ -55,11 +58,34 @@ class PeerPort:
             )
             headers = {"Content-Type": "application/json", **self._cluster_header}
             responder.send(200, headers, body.encode() + b"\n")
+        elif path == HASH_PATH:
+            self._hash_kv(request, responder)
         elif path == "/version":
             responder.send(200, {"Content-Type": "application/json"}, version_body(self._facts))
         else:
             enabled = b"true" if self._members.downgrade.enabled else b"false"
             responder.send(200, {"Content-Type": "text/plain", **self._cluster_header}, enabled)
+
+    def _hash_kv(self, request: HttpRequest, responder: HttpResponder) -> None:
+        """What a leader that looks for corruption asks every member (etcd corrupt.go)."""
+        revision = _revision_in(request.body)
+        if revision is None:
+            return responder.send(400, _TEXT, b"error unmarshalling request\n")
+
+        def done(answer: HashKVResponse | EtcdError) -> None:
+            if isinstance(answer, EtcdError):
+                text = answer.text.removeprefix("etcdserver: ")
+                return responder.send(400, _TEXT, f"{text}\n".encode())
+            fields = {
+                "header": {"revision": answer.header.revision},
+                "hash": answer.hash,
+                "compact_revision": answer.compact_revision,
+            }
+            body = json.dumps(fields, separators=(",", ":")).encode()
+            headers = {"Content-Type": "application/json", **self._cluster_header}
+            return responder.send(200, headers, body)
+
+        return self._facts.hash_kv(revision, done)
 
     async def _leases(self, request: HttpRequest, responder: HttpResponder) -> None:
         if request.method != "POST":
@@ -75,6 +101,17 @@ class PeerPort:
 
     def _sink(self, request: HttpRequest, responder: HttpResponder) -> BodySink | None:
         return self._raft.sink(request, responder)
+
+
+def _revision_in(body: bytes) -> int | None:
+    """Of `{"revision": N}`; 0 when it is left out, None for anything else."""
+    try:
+        fields = json.loads(body)
+    except ValueError:
+        return None
+    revision = fields.get("revision", 0) if isinstance(fields, dict) else None
+    fits = isinstance(revision, int) and not isinstance(revision, bool) and abs(revision) < 1 << 63
+    return revision if fits else None
 
 
 def member_fields(member: Member) -> dict[str, object]:
