@@ -10,6 +10,7 @@ it has closed everything.
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
@@ -88,8 +89,15 @@ def _start_log(config: Config) -> None:
 def _run_member(config: Config) -> int:
     # Imported late: a mistake in a flag is answered without loading the server.
     from pyetcd.server.member import run
+    from pyetcd.store import failpoints
     from pyetcd.store.db import ForeignFile, StorageFailure
 
+    if armed := os.environ.get("PYETCD_FAILPOINTS"):  # for tests only, see there
+        try:
+            failpoints.arm(armed, sleep=time.sleep)
+        except ValueError as error:
+            raise StartupRefused(f"PYETCD_FAILPOINTS: {error}") from error
+        logs.get(__name__).warn("failpoints are armed: for tests only", failpoints=armed)
     try:
         return run(config)
     except (ForeignFile, StorageFailure) as error:

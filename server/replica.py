@@ -34,6 +34,7 @@ from pyetcd.raft.types import (
     Snapshot,
     SoftState,
 )
+from pyetcd.store import failpoints
 from pyetcd.store.apply import Applied
 from pyetcd.store.wal import Wal
 
@@ -124,6 +125,9 @@ class Replica:
             self._send(ready.messages)
         self._staged = False
         if ready.entries or ready.hard_state is not None or ready.snapshot is not None:
+            if ready.snapshot is not None:
+                failpoints.hit("raftBeforeSaveSnap")
+            failpoints.hit("raftBeforeSave")
             self._staged = self.wal.stage(ready)
         if ready.read_states:
             self._observer.read_states(ready.read_states)
@@ -135,7 +139,9 @@ class Replica:
         assert ready is not None and not self._worked
         self._worked = True
         if ready.committed_entries:
+            failpoints.hit("beforeApply")
             self._apply(ready.committed_entries)
+            failpoints.hit("afterApply")
 
     def finish(self) -> None:
         """The batch is durable: promises may leave, raft may go on."""
@@ -143,18 +149,24 @@ class Replica:
         assert ready is not None and self._worked
         if self._staged:
             self.wal.publish()
+            failpoints.hit("raftAfterSave")
         if ready.snapshot is not None:
             # The log says so durably: the received file may now replace the keyspace. A crash in
             # between is repaired at start, where the file is looked for by its index.
+            failpoints.hit("raftAfterSaveSnap")
+            failpoints.hit("raftBeforeApplySnap")
             self._machine.install(ready.snapshot)
+            failpoints.hit("raftAfterApplySnap")
             self.applied_index = ready.snapshot.meta.index
             self._observer.applied([], self.applied_index)
         if ready.messages_after_append:
             self._send(ready.messages_after_append)
+        failpoints.hit("raftBeforeAdvance")
         self._ready = None
         self.node.advance(ready)
 
     def _send(self, messages: list[Message]) -> None:
+        failpoints.hit("raftBeforeLeaderSend" if self.node.is_leader else "raftBeforeFollowerSend")
         snapshots = [message for message in messages if message.type is MsgType.SNAP]
         if snapshots:
             self._observer.snapshot_wanted(snapshots)
@@ -179,6 +191,7 @@ class Replica:
         self._observer.applied(results, last)
 
     def _apply_conf_change(self, entry: Entry) -> Applied:
+        failpoints.hit("beforeApplyOneConfChange")
         change = decode_change(entry)
         applied, valid = self._machine.apply_conf_change(entry, change)
         if not valid:

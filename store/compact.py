@@ -39,7 +39,7 @@ from google_crc32c import extend
 from pyetcd.proto.errors import Compacted, FutureRev
 from pyetcd.proto.kv_pb2 import KeyValue
 from pyetcd.proto.rpc_pb2 import CompactionRequest, CompactionResponse
-from pyetcd.store import db
+from pyetcd.store import db, failpoints
 from pyetcd.store.backend import SUB_BITS, SUB_MAX
 from pyetcd.store.history import first_of, last_of, reading
 from pyetcd.store.mvcc import Keyspace
@@ -85,7 +85,9 @@ def compact(keyspace: Keyspace, revision: int) -> None:
         raise Compacted
     if revision > keyspace.revision:
         raise FutureRev
+    failpoints.hit("compactBeforeCommitScheduledCompact")
     keyspace.backend.meta_put("compact_scheduled", revision)
+    failpoints.hit("compactAfterCommitScheduledCompact")
     keyspace.compact_revision = revision
 
 
@@ -131,7 +133,9 @@ class CompactionJob:
         if self._find_doomed():
             return True
         self._finished = self._target
+        failpoints.hit("compactBeforeSetFinishedCompact")
         self._keyspace.backend.meta_put("compact_finished", self._finished)
+        failpoints.hit("compactAfterSetFinishedCompact")
         return not self.is_done
 
     def _find_doomed(self) -> bool:
@@ -150,6 +154,7 @@ class CompactionJob:
 
     def _delete_some(self) -> None:
         backend = self._keyspace.backend
+        failpoints.hit("compactBeforeCommitBatch")
         room = STEP_BYTES
         count = 0
         while self._doomed and count < STEP_ROWS and room > 0:
@@ -158,6 +163,7 @@ class CompactionJob:
             room -= size
             count += 1
         self.deleted += count
+        failpoints.hit("compactAfterCommitBatch")
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,7 @@ from pyetcd.raft.types import (
     SnapshotMeta,
     SnapshotTemporarilyUnavailable,
 )
-from pyetcd.store import db, logrows, walscan
+from pyetcd.store import db, failpoints, logrows, walscan
 from pyetcd.store.logrows import Base, Meta, Watermark
 from pyetcd.store.tail import Tail
 from pyetcd.store.walscan import LogDamaged
@@ -243,7 +243,9 @@ class Wal:
             # promise entries that are not there.
             if not self._connection.in_transaction:
                 self._refuse("there is no transaction to commit")
+            failpoints.hit("walBeforeSync")
             self._connection.execute("COMMIT")
+            failpoints.hit("walAfterSync")
             if self._wal_frames >= self._wal_frames_due:
                 self._checkpoint()
         except apsw.Error as error:

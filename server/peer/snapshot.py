@@ -31,6 +31,7 @@ from pyetcd.server.peer.client import HttpClient, Unreachable
 from pyetcd.server.peer.codec import FRAME_BYTES_MAX, encode_frame
 from pyetcd.server.peer.handshake import TO_MISMATCH, Identity, Refusal
 from pyetcd.server.peer.peer import MemberRemoved, Peer, RaftHandler, check_post, surface
+from pyetcd.store import failpoints
 from pyetcd.store.snapshot import Copy, SnapshotFailed
 
 PIECE_BYTES: Final = 1024 * 1024
@@ -110,6 +111,7 @@ class SnapshotSender:
         url = peer.picker.pick()
         self._log.info("sending database snapshot", **fields)
         try:
+            failpoints.hit("snapshotBeforeSend", OSError)
             await self._upload(url, message, copy)
             ok = True
             peer.activity.activate(asyncio.get_running_loop().time())
@@ -285,6 +287,7 @@ class IncomingSnapshot:
         elif message.to != receiver.member_id:
             self._fail(412, TO_MISMATCH)
         else:
+            failpoints.hit("snapshotBeforeReceive")
             self.message = message
             self._file.path = receiver.installer.temporary_path(message.snapshot.meta.index)
             receiver.log.info(
