@@ -24,7 +24,7 @@ from pyetcd.proto.rpc_pb2 import (
 )
 from pyetcd.raft.codec import decode_conf_state, encode_conf_state
 from pyetcd.raft.types import ConfChange, ConfState, Entry, Snapshot, SnapshotMeta
-from pyetcd.store import compact, db, snapshot, txn
+from pyetcd.store import compact, db, failpoints, snapshot, txn
 from pyetcd.store.alarms import Alarms
 from pyetcd.store.apply import Applied, Applier
 from pyetcd.store.backend import Backend
@@ -129,7 +129,9 @@ class StateMachine:
         with self._quiesce():  # a checkpoint or a reader in a thread has the old file open
             self.backend.close()
             snapshot.install(snapshot.kept_path(self.backend.path, index), self.backend.path)
+            failpoints.hit("applyBeforeOpenSnapshot")
             self.backend.reopen()
+            failpoints.hit("applyAfterOpenSnapshot")
         self.applier.reload()
         self.compaction = CompactionJob(self.keyspace)
         assert self.backend.applied_index == index, (self.backend.applied_index, index)
@@ -186,6 +188,7 @@ class StateMachine:
             del states[0]
         self.wal.save_snapshot_meta(SnapshotMeta(index, self.wal.term(index), states[0][1]))
         self.wal.compact(index - self._catchup_entries)
+        failpoints.hit("raftAfterWALRelease")
 
     # Reading
 

@@ -32,7 +32,7 @@ from typing import Final
 
 import apsw
 
-from pyetcd.store import db
+from pyetcd.store import db, failpoints
 from pyetcd.store.db import SqlValue, StorageFailure
 
 SUB_BITS: Final = 23
@@ -171,11 +171,13 @@ class Backend:
         """Opens the transaction; the caller has seen that `pending` is 0."""
         assert self.pending == 0, self.pending
         assert not self._has_failed, "a write after a failure"
+        failpoints.hit("beforeStartDBTxn")
         try:
             self.connection.execute("BEGIN IMMEDIATE")
         except apsw.Error as error:
             raise self.failure("begin", error) from error
         self.pending = 1
+        failpoints.hit("afterStartDBTxn")
 
     def execute(self, sql: str, bindings: Bindings = ()) -> list[SqlRow]:
         """One statement; a writing one goes into the transaction."""
@@ -221,16 +223,20 @@ class Backend:
         assert not self._has_failed, "a commit after a failure"
         mark = (self.applied_index, self.applied_term, self._log_crc)
         if mark != self._persisted:
+            failpoints.hit("commitBeforePreCommitHook")
             self.meta_put("applied_index", mark[0])
             self.meta_put("applied_term", mark[1])
             self.meta_put("log_crc", mark[2])
+            failpoints.hit("commitAfterPreCommitHook")
         if not self.pending:
             return
         assert self.connection.in_transaction, "the transaction was lost"
+        failpoints.hit("beforeCommit")
         try:
             self.connection.execute("COMMIT")
         except apsw.Error as error:
             raise self.failure("commit", error) from error
+        failpoints.hit("afterCommit")
         self._persisted = mark
         self.pending = 0
         self._measure()
@@ -267,7 +273,9 @@ class Backend:
         rows = db.guarded(
             self.path, "read", lambda: list(connection.execute(_META_GET, ("applied_index",)))
         )
+        failpoints.hit("beforeCheckpoint")
         done = db.checkpoint(connection)
+        failpoints.hit("afterCheckpoint")
         if not done.complete:
             return None
         return int(rows[0][0]) if rows else 0
@@ -286,7 +294,9 @@ class Backend:
         """Gives up to `pages` free pages back to the file system; whether there are more. One
         slice of a defragmentation, in a transaction of its own."""
         self.commit()
+        failpoints.hit("defragBeforeSlice")
         self.query(f"PRAGMA incremental_vacuum({pages:d})")
+        failpoints.hit("defragAfterSlice")
         self._measure()
         return self.size_bytes > self.in_use_bytes
 

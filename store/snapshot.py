@@ -31,7 +31,7 @@ from typing import Final
 
 import apsw
 
-from pyetcd.store import db
+from pyetcd.store import db, failpoints
 
 # How often a running copy looks whether it was cancelled, in SQLite's VM steps: about 1 ms.
 _CANCEL_STEPS: Final = 4_000
@@ -55,6 +55,7 @@ def make(source: str, target: str, *, is_cancelled: Callable[[], bool] | None = 
 
     For a thread. `is_cancelled` is asked there about every millisecond.
     """
+    failpoints.hit("snapshotBeforeCopy", SnapshotFailed)
     reader = db.open_reader(source)
     try:
         # VACUUM INTO accepts an existing file only when it is empty: so the mode is ours.
@@ -123,25 +124,30 @@ def kept_path(target: str, index: int) -> str:
 def keep(temporary: str, target: str, index: int) -> str:
     """Step 1: make a verified file durable under the name that recover() knows."""
     kept = kept_path(target, index)
+    failpoints.hit("snapshotBeforeKeep", SnapshotFailed)
     try:
         db.fsync_file(temporary)
         os.rename(temporary, kept)
         db.fsync_dir(os.path.dirname(kept) or ".")
     except OSError as error:
         raise SnapshotFailed(f"{temporary} was not kept: {db.os_reason(error)}") from error
+    failpoints.hit("snapshotAfterKeep", SnapshotFailed)
     return kept
 
 
 def install(kept: str, target: str) -> None:
     """Step 3: `kept` becomes `target`. Nobody has target open. A failure ends the process."""
     directory = os.path.dirname(target) or "."
+    failpoints.hit("snapshotBeforeInstall")
     try:
         db.fsync_file(kept)
         for suffix in ("-wal", "-shm", "-journal"):
             db.remove_if_exists(target + suffix)
         # Gone on the disk, too, before the new file can be there.
         db.fsync_dir(directory)
+        failpoints.hit("snapshotBeforeRename")
         os.rename(kept, target)
+        failpoints.hit("snapshotAfterRename")
         db.fsync_dir(directory)
     except OSError as error:
         raise db.StorageFailure(f"{target}: install failed: {db.os_reason(error)}") from error
