@@ -27,7 +27,7 @@ from pyetcd.raft.types import ConfChange, ConfState, Entry, Snapshot, SnapshotMe
 from pyetcd.store import compact, db, failpoints, snapshot, txn
 from pyetcd.store.alarms import Alarms
 from pyetcd.store.apply import Applied, Applier
-from pyetcd.store.backend import Backend
+from pyetcd.store.backend import META_MEMBER_ID, Backend
 from pyetcd.store.compact import CompactionJob
 from pyetcd.store.lease import Lessor
 from pyetcd.store.members import Members
@@ -137,6 +137,7 @@ class StateMachine:
         assert self.backend.applied_index == index, (self.backend.applied_index, index)
         self.set_applied(index, received.meta.term)
         self.membership_changed = True
+        self.backend.meta_put(META_MEMBER_ID, db.signed(self.wal.member_id))  # not the sender's
         self._conf_states.clear()
         self.set_conf_state(index, received.meta.conf_state)
         self._durable_index = index

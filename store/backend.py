@@ -43,6 +43,8 @@ MAIN_MAX: Final = (1 << (63 - SUB_BITS)) - 1
 # with 64 MiB, 12.7 with 256 MiB (tests/bench/keyspace.py).
 CACHE_KIB: Final = 64 << 10
 
+META_MEMBER_ID: Final = "member_id"  # a row of meta: whose file this is, signed
+
 Bindings = tuple[SqlValue, ...]
 SqlRow = tuple[SqlValue, ...]
 

@@ -27,6 +27,7 @@ a registered SQLite VFS for a simulated disk; the plain-file steps are left out 
 import errno
 import os
 import stat
+import urllib.parse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -145,6 +146,12 @@ def open_reader(path: str, *, cache_kib: int = 2048, vfs: str | None = None) -> 
         connection.close()
         raise
     return connection
+
+
+def open_alone(path: str) -> apsw.Connection:
+    """Read-only, and without regard to locks and side files: the main file as it stands."""
+    uri = f"file:{urllib.parse.quote(os.path.abspath(path))}?immutable=1"
+    return apsw.Connection(uri, apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
 
 
 def open_checkpointer(path: str, *, vfs: str | None = None) -> apsw.Connection:

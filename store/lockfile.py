@@ -11,6 +11,7 @@ memory shared through the file, which NFS and SMB do not give.
 Limits. A forked child shares the lock; pyetcd does not fork.
 """
 
+import errno
 import fcntl
 import os
 from typing import Final
@@ -43,7 +44,8 @@ class LockFile:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         except OSError as error:
-            reason = f"cannot be opened: {error.strerror}"
+            is_link = error.errno == errno.ELOOP
+            reason = "is a symbolic link" if is_link else f"cannot be opened: {error.strerror}"
             raise db.ForeignFile(path, reason, "check the data directory and its owner") from error
         try:
             _lock(path, descriptor)

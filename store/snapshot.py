@@ -24,7 +24,6 @@ Limits. The reader of a running copy holds the source's -wal file: it grows unti
 import glob
 import hashlib
 import os
-import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -93,9 +92,7 @@ def verify(path: str, *, schema: db.Schema, sha256: bytes | None = None) -> None
         if sha256 is not None and describe(path).sha256 != sha256:
             raise SnapshotFailed(f"{path}: its sha256 is not the one that was sent")
         db.preflight(path, schema)
-        # immutable: no locks and no side files, whatever journal mode the header claims.
-        uri = f"file:{urllib.parse.quote(os.path.abspath(path))}?immutable=1"
-        connection = apsw.Connection(uri, apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+        connection = db.open_alone(path)
         try:
             db.quick_check(connection)
         finally:

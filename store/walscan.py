@@ -35,6 +35,8 @@ _MAGIC_LITTLE: Final = 0x377F0682  # checksums over little-endian words
 _MAGIC_BIG: Final = 0x377F0683
 _FRAME: Final = struct.Struct(">IIIIII")  # page, size after commit, salt1, salt2, sum1, sum2
 _PAGE_BYTES_DEFAULT: Final = 4096
+# sqlite.org/fileformat2.html section 1.8: 5 bytes a page, of what the checksum leaves of a page.
+_POINTER_MAP_EVERY: Final = (_PAGE_BYTES_DEFAULT - db.PAGE_CHECKSUM_BYTES) // 5 + 1
 
 _REMEDY: Final = (
     "do not run this member on: remove it from the cluster, empty its data directory "
@@ -192,6 +194,30 @@ def _count_behind(
         commits_lost=commits,
         bad_offset=HEADER_BYTES + bad * stride,
     )
+
+
+def is_main_ahead(path: str) -> bool:
+    """Whether frames that SQLite will drop were checkpointed: the main file at `path` has their
+    pages. SQLite would then lay older pages over newer ones. A torn tail is never there, for a
+    checkpoint fsyncs the -wal first. So this holds for NORMAL, too."""
+    found = scan_file(path + "-wal")
+    if not found.frames_torn:
+        return False
+    stride = FRAME_HEADER_BYTES + _PAGE_BYTES_DEFAULT
+    with open(path + "-wal", "rb") as side, open(path, "rb") as main:
+        salts_at = 16 if found.bad_offset else HEADER_BYTES + 8  # a bad header has none to offer
+        salts = os.pread(side.fileno(), 8, salts_at)
+        for number in range(found.frames_committed, os.fstat(side.fileno()).st_size // stride):
+            frame = os.pread(side.fileno(), stride, HEADER_BYTES + number * stride)
+            page = int.from_bytes(frame[:4], "big")
+            # The first page and those that map pointers may come back to what they were.
+            if page <= 1 or (page - 2) % _POINTER_MAP_EVERY == 0 or frame[8:16] != salts:
+                continue
+            offset = (page - 1) * _PAGE_BYTES_DEFAULT
+            there = os.pread(main.fileno(), _PAGE_BYTES_DEFAULT, offset)
+            if there == frame[FRAME_HEADER_BYTES:]:
+                return True
+    return False
 
 
 def _checksum(order: str, data: bytes, sum1: int, sum2: int) -> tuple[int, int]:

@@ -1,0 +1,234 @@
+"""The files of a data directory, looked at before any of them is opened, made or changed.
+
+Strategy. Plain reads first (preflight in store/db.py), then read-only connections: whose log and
+keyspace these are, and whether they belong to each other, to their -wal files and to the flags.
+What is refused here is refused in one line with what to do, and stays as it was.
+
+Rules. A link in the place of a file is refused: SQLite names the -wal file after the name that it
+was given, and two names for one file end in damage (sqlite.org/howtocorrupt.html). A keyspace says
+which member it belongs to; one from a snapshot that was installed a moment ago says another.
+"""
+
+import os
+import stat
+from dataclasses import dataclass
+from typing import Any, Final
+
+import apsw
+
+from pyetcd.server.config import Config
+from pyetcd.store import db, snapshot, walscan
+from pyetcd.store.backend import META_MEMBER_ID, SCHEMA
+from pyetcd.store.db import Damaged, ForeignFile, open_reader, preflight, unsigned
+from pyetcd.store.logrows import SCHEMA as WAL_SCHEMA
+from pyetcd.store.members import Member, decode_context
+
+TOKEN: Final = "initial_cluster_token"  # a row of kv.db's meta table
+
+REMEDY: Final = (
+    "restore all files of this member from one copy, or remove it from the cluster, empty its data"
+    " directory and add it again"
+)
+
+
+def wal_path(data_dir: str) -> str:
+    return os.path.join(data_dir, "member", "wal.db")
+
+
+def kv_path(data_dir: str) -> str:
+    return os.path.join(data_dir, "member", "kv.db")
+
+
+def has_member(data_dir: str) -> bool:
+    """Whether a member has been started on this directory before."""
+    return os.path.lexists(wal_path(data_dir))
+
+
+def look(data_dir: str, config: Config) -> None:
+    """Refuse what cannot be started, before anything is made or changed, a lock included: files
+    that are not ours, newer or not whole, and flags that mean another member or cluster.
+
+    etcd goes by the directory and ignores the flags, and so starts one member in the place of
+    another. Flags that are merely out of date are ignored here, too.
+    """
+    log, kv = wal_path(data_dir), kv_path(data_dir)
+    _refuse_unusual(data_dir)
+    preflight(log, WAL_SCHEMA)
+    if not os.path.lexists(kv):
+        remedy = "restore it beside wal.db, or remove the member and add it again"
+        raise ForeignFile(kv, "is missing", remedy)
+    preflight(kv, SCHEMA)
+    for path in (log, kv):
+        _refuse_mixture(path)
+    found = Identity.read(data_dir)
+    _refuse_strangers(data_dir, found)
+    if not config.force_new_cluster:
+        refuse_other(data_dir, found, config)
+
+
+def _refuse_unusual(data_dir: str) -> None:
+    """Links, and files that this process may not write to."""
+    for base in (wal_path(data_dir), kv_path(data_dir)):
+        for path in (base, base + "-wal", base + "-shm"):
+            if not os.path.lexists(path):
+                continue
+            found = os.lstat(path)
+            if stat.S_ISLNK(found.st_mode):
+                raise ForeignFile(path, "is a symbolic link", "put the file itself there")
+            if stat.S_ISREG(found.st_mode) and found.st_nlink > 1:
+                reason = f"is a hard link to a file with {found.st_nlink} names"
+                raise ForeignFile(path, reason, "put a copy there")
+            if not os.access(path, os.R_OK | os.W_OK):
+                user = f"user id {os.geteuid()}"
+                raise ForeignFile(path, "permission denied", f"let {user} read and write it")
+
+
+def _refuse_mixture(path: str) -> None:
+    """A -wal file whose damaged part has been moved into the main file already: SQLite would lay
+    the older pages before the damage over the newer ones."""
+    if walscan.is_main_ahead(path):
+        raise ForeignFile(f"{path}-wal", "is damaged", REMEDY)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whose data a directory holds, as its files say; read without changing them."""
+
+    member_id: int
+    cluster_id: int
+    installed_index: int  # of the snapshot from elsewhere that the log begins with, or 0
+    kv_member_id: int  # 0: not known
+    kv_cluster_id: int  # 0: nothing applied yet
+    kv_applied_index: int
+    token: str | None  # of the cluster it was made for
+    members: tuple[Member, ...]
+
+    @classmethod
+    def read(cls, data_dir: str) -> "Identity":
+        log, kv = wal_path(data_dir), kv_path(data_dir)
+        query = "SELECT member_id, cluster_id, base_index, base_crc FROM meta"
+        rows = _select(log, query)
+        if len(rows) != 1:
+            raise ForeignFile(log, "holds no member", REMEDY)
+        member_id, cluster_id, base_index, base_crc = rows[0]
+        meta = dict(_select(kv, "SELECT key, value FROM meta"))
+        try:
+            members = tuple(decode_context(row[0])[0] for row in _select(kv, _MEMBERS))
+            identity = cls(
+                unsigned(member_id),
+                unsigned(cluster_id),
+                base_index if base_crc is None else 0,
+                unsigned(meta.get(META_MEMBER_ID, 0)),
+                int(meta.get("cluster_id", b"0"), 16),
+                meta.get("applied_index", 0),
+                meta.get(TOKEN),
+                members,
+            )
+        except (ValueError, KeyError, TypeError, AssertionError) as error:
+            raise ForeignFile(kv, "is damaged", REMEDY) from error
+        _refuse_foreign_wal(log, "SELECT member_id FROM meta", identity.member_id)
+        query = f"SELECT value FROM meta WHERE key = '{META_MEMBER_ID}'"
+        _refuse_foreign_wal(kv, query, identity.kv_member_id)
+        return identity
+
+
+_MEMBERS: Final = "SELECT data FROM members"
+
+
+def _select(path: str, query: str) -> list[Any]:
+    reader = open_reader(path)
+    try:
+        return db.guarded(path, "read", reader.execute(query).fetchall)
+    except apsw.Error as error:  # when the statement was prepared
+        raise db.failure(path, "read", error) from error
+    except Damaged as error:
+        raise ForeignFile(path, error.reason.removeprefix(f"{path}: "), REMEDY) from error
+    finally:
+        reader.close()
+
+
+def _refuse_foreign_wal(path: str, query: str, member_id: int) -> None:
+    """The -wal file of another member is replayed by SQLite without a word: what the main file
+    says alone must be what both say together."""
+    try:
+        reader = db.open_alone(path)
+        try:
+            rows: list[Any] = reader.execute(query).fetchall()
+        finally:
+            reader.close()
+    except apsw.Error:
+        return  # an interrupted checkpoint: only the two together are whole
+    if rows and unsigned(rows[0][0]) != member_id:
+        raise ForeignFile(f"{path}-wal", "belongs to another file", REMEDY)
+
+
+def _refuse_strangers(data_dir: str, found: Identity) -> None:
+    """Log and keyspace of one member, not of two."""
+    kv = kv_path(data_dir)
+    if os.path.exists(snapshot.kept_path(kv, found.installed_index)):
+        return  # it will take the place of kv.db
+    if found.kv_cluster_id not in (0, found.cluster_id):
+        reason = f"belongs to cluster {found.kv_cluster_id:x}, its log to {found.cluster_id:x}"
+        raise ForeignFile(kv, reason, REMEDY)
+    just_installed = found.kv_applied_index == found.installed_index > 0
+    if found.kv_member_id not in (0, found.member_id) and not just_installed:
+        reason = f"belongs to member {found.kv_member_id:x}, its log to {found.member_id:x}"
+        raise ForeignFile(kv, reason, REMEDY)
+
+
+def refuse_other(data_dir: str, found: Identity, config: Config) -> None:
+    """Flags that mean another member, or another cluster, than this directory holds."""
+    mine = next((member for member in found.members if member.id == found.member_id), None)
+    if mine is None:
+        return  # nothing applied yet
+    for member in found.members:
+        if member.id != mine.id and member.name == config.name != mine.name:
+            raise ForeignFile(
+                data_dir,
+                f"holds member {mine.name} ({mine.id:x}), not {config.name}",
+                "correct --name, or give this member its own --data-dir",
+            )
+    if not config.is_new_cluster or found.token is None:
+        return
+    if found.token != config.initial_cluster_token:
+        raise ForeignFile(
+            data_dir,
+            f"belongs to a cluster with the token {found.token}, not"
+            f" {config.initial_cluster_token}",
+            "correct --initial-cluster-token, or choose another --data-dir",
+        )
+    flagged = {url for urls in config.initial_urls().values() for url in urls}
+    stored = {url for member in found.members for url in member.peer_urls}
+    if flagged and stored and not flagged & stored:
+        raise ForeignFile(
+            data_dir,
+            f"belongs to the cluster of {', '.join(sorted(stored))}",
+            "correct --initial-cluster, or choose another --data-dir",
+        )
+
+
+def refuse_foreign(data_dir: str) -> None:
+    """Data that is not a member of ours must not be taken over by mistake."""
+    member = os.path.join(data_dir, "member")
+    keyspace, log = kv_path(data_dir), wal_path(data_dir)
+    _refuse_unusual(data_dir)
+    if os.path.lexists(keyspace):
+        preflight(keyspace, SCHEMA)
+        if _select(keyspace, "SELECT 1 FROM members LIMIT 1"):
+            remedy = "restore wal.db beside it, or move the directory away"
+            raise ForeignFile(keyspace, "holds a keyspace whose log wal.db is missing", remedy)
+    for path in (keyspace, log):
+        if not os.path.lexists(path) and _size_bytes(path + "-wal"):
+            remedy = "restore the files that belong to it, or move the directory away"
+            raise ForeignFile(path, "is missing, but its -wal file exists", remedy)
+    for name in ("snap", "wal"):
+        if os.path.isdir(os.path.join(member, name)):
+            raise ForeignFile(
+                member,
+                "holds the data of a real etcd member",
+                "choose another --data-dir, or restore a snapshot of it",
+            )
+
+
+def _size_bytes(path: str) -> int:
+    return os.path.getsize(path) if os.path.exists(path) else 0
