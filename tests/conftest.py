@@ -160,18 +160,19 @@ class Machine:
         ]
         return self.process(argv, name=name, client_port=client).start().wait_healthy()
 
-    def cluster(self, count: int = 3, *flags: str) -> list[Process]:
-        """`count` pyetcd nodes from flags; started, not yet waited for."""
+    def cluster(self, count: int = 3, *flags: str, program: str = "pyetcd") -> list[Process]:
+        """`count` nodes of pyetcd or of the real etcd, from flags; started, not yet waited for."""
+        head = [self.pyetcd, "server"] if program == "pyetcd" else [self.etcd]
         ports = free_ports(2 * count)
         clients, peers = ports[:count], ports[count:]
         together = ",".join(f"m{i}=http://127.0.0.1:{peer}" for i, peer in enumerate(peers))
         nodes = []
         for i, (client, peer) in enumerate(zip(clients, peers, strict=True)):
+            name = f"m{i}" if program == "pyetcd" else f"{program}-m{i}"
             argv = [
-                self.pyetcd,
-                "server",
+                *head,
                 f"--name=m{i}",
-                f"--data-dir={self.folder / f'm{i}'}",
+                f"--data-dir={self.folder / name}",
                 f"--listen-client-urls=http://127.0.0.1:{client}",
                 f"--advertise-client-urls=http://127.0.0.1:{client}",
                 f"--listen-peer-urls=http://127.0.0.1:{peer}",
@@ -179,7 +180,7 @@ class Machine:
                 f"--initial-cluster={together}",
                 *flags,
             ]
-            nodes.append(self.process(argv, name=f"m{i}", client_port=client).start())
+            nodes.append(self.process(argv, name=name, client_port=client).start())
         return nodes
 
     def run(
