@@ -23,6 +23,7 @@ from pyetcd.raft.rawnode import RawNode
 from pyetcd.raft.types import Message, MsgType
 from pyetcd.server import datadir
 from pyetcd.server.api.base import Headers
+from pyetcd.server.api.cluster import ClusterApi
 from pyetcd.server.api.guard import LeaderGuard
 from pyetcd.server.api.kv import KvApi
 from pyetcd.server.api.lease import LeaseApi
@@ -90,6 +91,7 @@ class SimulatedMember:
         self.ambush: MsgType | None = None  # crashes once it has sent one of these
         self.is_ambushed = False
         self.crash_with_power = True
+        self.is_removed = False  # from the cluster, and knows it
         self.rng = world.rng_for(f"member {name}")
         self.process: Process | None = None
 
@@ -186,7 +188,7 @@ class Process:
             clock=clock,
             timeout_s=shape.request_timeout_s,
             strict_reconfig_check=True,
-            removed=lambda: world.fail("membership", f"{member.name} was removed"),
+            removed=self._removed,
         )
         self.transport = Transport(member, self)
         self.turns = Turns(
@@ -250,7 +252,7 @@ class Process:
             monotonic_s=clock.monotonic_s,
             election_timeout_s=election_timeout_s,
         )
-        facts = Facts(
+        self.facts = facts = Facts(
             member.id,
             node=self.node,
             machine=self.machine,
@@ -281,6 +283,12 @@ class Process:
             loop=loop,
             timeout_s=shape.request_timeout_s,
         )
+        self.cluster = ClusterApi(
+            headers=headers,
+            reads=self.reads,
+            members=self.machine.members,
+            configurer=self.membership,
+        )
         self.watch = WatchApi(
             self.machine.hub,
             headers,
@@ -294,6 +302,8 @@ class Process:
     def start(self) -> None:
         for peer in self.member.plan.peers:
             self.transport.add_peer(peer.id, peer.peer_urls)
+        if len(self.machine.members):
+            self.membership.changed()
         self.driver.start([self.chores, self.membership, self.guard])
         self.chores.compact_soon()
         self.publish()
@@ -313,6 +323,12 @@ class Process:
                 self.is_serving = True
 
         self.proposer.propose(request, done)
+
+    def _removed(self) -> None:
+        """Member._removed ends the process."""
+        if not self.member.is_removed:
+            self.member.is_removed = True
+            self.member.world.say(self.member.name, "was removed from the cluster")
 
     def fatal(self, error: BaseException) -> None:
         raise error  # to the world, which knows whether the disk was cut off
@@ -476,8 +492,10 @@ class Transport:
 
     def active_since(self, id: int) -> float | None:
         network, me = self._member.world.network, self._member.id
-        cut = network.is_cut(me, id) or network.is_cut(id, me)
-        return None if cut or not self._member.world.members[id].is_up else 0.0
+        if network.is_cut(me, id) or network.is_cut(id, me):
+            return None
+        peer = self._member.world.members.get(id)
+        return 0.0 if peer is not None and peer.is_up else None
 
     def is_active(self, id: int) -> bool:
         return self.active_since(id) is not None
@@ -485,6 +503,8 @@ class Transport:
     def send(self, messages: Sequence[Message]) -> None:
         for message in messages:
             assert message.type is not MsgType.SNAP
+            if message.to not in self._member.world.members:
+                continue  # added, and not started yet
             if message.type is self._member.ambush:
                 self._member.is_ambushed = True
             if message.to in self._peers and not self._member.world.network.send(message):
@@ -520,8 +540,8 @@ class Transport:
             loop.call_later(world.network.delay_s((message.to, me)), ended, ok)
 
         def arrive() -> None:
-            target = world.members[message.to]
-            if target.process is None or world.network.is_cut(me, message.to):
+            target = world.members.get(message.to)
+            if target is None or target.process is None or world.network.is_cut(me, message.to):
                 return received(False)
             process = target.process
             process.loop.call_soon(process.transport.receive_snapshot, message, content, received)

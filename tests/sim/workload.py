@@ -21,6 +21,14 @@ from pyetcd.proto.rpc_pb2 import (
     LeaseGrantResponse,
     LeaseRevokeRequest,
     LeaseRevokeResponse,
+    MemberAddRequest,
+    MemberAddResponse,
+    MemberPromoteRequest,
+    MemberPromoteResponse,
+    MemberRemoveRequest,
+    MemberRemoveResponse,
+    MemberUpdateRequest,
+    MemberUpdateResponse,
     PutRequest,
     PutResponse,
     RangeRequest,
@@ -123,7 +131,7 @@ class Client:
 
     def _arrive(self, op: Operation, member: SimulatedMember, response: Any) -> None:
         process = member.process
-        if process is None or not process.is_serving:
+        if process is None or not process.is_serving or process.facts.is_learner:
             self.world.clock.after(0.05, lambda: self._refused(op))
             return
         process.loop.call_soon(self._serve, op, process, response)
@@ -138,6 +146,8 @@ class Client:
         try:
             if op.kind == "renew":
                 process.loop.create_task(self._keep_alive(op, process))
+            elif op.kind.startswith("member_"):
+                getattr(process.cluster, op.kind)(call, op.request)
             elif op.kind in ("range", "put", "delete_range", "txn", "compact"):
                 getattr(process.kv, op.kind)(call, op.request)
             else:
@@ -164,7 +174,9 @@ class Client:
         failed = isinstance(answer, tuple)
         text = f"{op.kind}: {answer[1]}" if failed else op.kind
         self.answers[text] = self.answers.get(text, 0) + 1
-        if op.kind == "renew":
+        if op.kind.startswith("member_"):
+            pass  # what comes of it is seen in the log
+        elif op.kind == "renew":
             if not failed:
                 world.lease_checker.renewed(op.request, op.began_s, answer)
         else:
@@ -323,6 +335,60 @@ class Client:
         return "renew", self.rng.choice(self._leases), None
 
 
+class Operator(Client):
+    """Adds learners and voters, promotes, moves and removes members, one change after another."""
+
+    def __init__(self, world: Any) -> None:
+        super().__init__(world, 0)
+        self.name = "op"
+        self._reads_only = False
+        self._kinds = ["add", "promote", "remove", "update"]
+        self._weights = [4, 4, 3, 1]
+        self._names = world.shape.members
+
+    def next(self) -> None:
+        if self.is_stopped:
+            return
+        voters, learners = self.world.voters, self.world.learners
+        kind = self.rng.choices(self._kinds, self._weights)[0]
+        if (kind == "add" and len(voters) + len(learners) >= 6) or (
+            (kind == "promote" and not learners) or (kind == "remove" and len(voters) < 3)
+        ):
+            self.world.clock.after(0.5, self.next)
+            return
+        at = self.rng.choice(list(self.world.members.values()))
+        leaders = [m for m in self.world.members.values() if m.process and m.process.node.is_leader]
+        if leaders and self.rng.random() < 0.8:
+            at = leaders[0]
+        op = self.call(kind, at)
+        self.world.say("op", f"asks {at.name}: {op.kind} {str(op.request).split()}")
+
+    def answered(self, op: Operation, answer: Any, response: Any) -> None:
+        what = answer[1] if isinstance(answer, tuple) else "done"
+        self.world.say("op", f"{op.kind}: {what}")
+        super().answered(op, answer, response)
+
+    def _add(self) -> tuple[str, Any, Any]:
+        self._names += 1
+        is_learner = self.rng.random() < 0.7
+        request = MemberAddRequest(peerURLs=[f"http://m{self._names}:1"], isLearner=is_learner)
+        return "member_add", request, MemberAddResponse
+
+    def _promote(self) -> tuple[str, Any, Any]:
+        id = self.rng.choice(sorted(self.world.learners))
+        return "member_promote", MemberPromoteRequest(ID=id), MemberPromoteResponse
+
+    def _remove(self) -> tuple[str, Any, Any]:
+        id = self.rng.choice(sorted([*self.world.voters, *self.world.learners]))
+        return "member_remove", MemberRemoveRequest(ID=id), MemberRemoveResponse
+
+    def _update(self) -> tuple[str, Any, Any]:
+        id = self.rng.choice(sorted(self.world.voters))
+        name = self.world.members[id].name if id in self.world.members else "nobody"
+        request = MemberUpdateRequest(ID=id, peerURLs=[f"http://{name}:1"])
+        return "member_update", request, MemberUpdateResponse
+
+
 class Stream:
     """The ServerStream that the watch handler serves, and the client's end of it."""
 
@@ -407,7 +473,7 @@ class Watcher:
         world = self.world
         member = self.rng.choice(list(world.members.values()))
         process = member.process
-        if process is None or not process.is_serving:
+        if process is None or not process.is_serving or process.facts.is_learner:
             world.clock.after(0.1, self.open)
             return
         self.stream = stream = Stream(self, process)

@@ -31,11 +31,12 @@ from sim.disk import Disks
 from sim.member import SimulatedMember
 from sim.model import Model
 from sim.network import Network, NetworkOptions
-from sim.workload import Client, Watcher
+from sim.workload import Client, Operator, Watcher
 
-from pyetcd.raft.types import Entry, Message, MsgType, Role
+from pyetcd.raft.types import ConfChange, ConfChangeType, Entry, Message, MsgType, Role
 from pyetcd.server import machine as machine_module
-from pyetcd.server.bootstrap import InitialCluster, plan_new
+from pyetcd.server.bootstrap import InitialCluster, Plan, plan_join, plan_new
+from pyetcd.server.peer.survey import RemoteCluster
 from pyetcd.store import compact as compact_module
 from pyetcd.store import streams, tail, wal, watch
 from pyetcd.store.lease import ttl_min_s
@@ -84,6 +85,7 @@ class Shape:
     kv_wal_bytes: int
     tail_entries: int
     compact_rows: int
+    membership: bool
     watch_replies: int
 
     @classmethod
@@ -126,6 +128,7 @@ class Shape:
             kv_wal_bytes=rng.choice((100_000, 64 << 20)),
             tail_entries=rng.choice((4, 30, 10_000)),
             compact_rows=rng.choice((3, 200)),
+            membership=rng.random() < 0.35,
             watch_replies=rng.choice((4, 1024)),
         )
 
@@ -216,15 +219,17 @@ class World:
             shape.network, self.rng_for("network"), self.clock.after, self.clock.monotonic_s,
             self._receive,
         )  # fmt: skip
+        self.voters: dict[int, str] = {}  # the membership that the log has made: id, peer URL
+        self.learners: dict[int, str] = {}
+        self.removed: dict[int, None] = {}
+        self._conf_index = 0
+        self._folder, self._disks = folder, disks
         self.members: dict[int, SimulatedMember] = {}
         names = [f"m{n}" for n in range(1, shape.members + 1)]
         urls = {name: (f"http://{name}:1",) for name in names}
         for name in names:
             plan = plan_new(InitialCluster(name, urls, "sim", urls[name], is_new=True))
-            member_folder = folder / name
-            disk = disks.add(member_folder / "member")
-            member = SimulatedMember(self, name, member_folder, disk, plan)
-            self.members[member.id] = member
+            self._add_member(name, plan)
         self.by_loop: dict[MemberLoop, SimulatedMember] = {}
         self._leaders: dict[int, int] = {}
         self._loss = shape.network.loss
@@ -248,10 +253,56 @@ class World:
     def wrap(self, member: SimulatedMember) -> "Callable[[Any], Machine]":
         return lambda machine: Machine(self, member, machine)
 
+    def _add_member(self, name: str, plan: Plan) -> SimulatedMember:
+        folder = self._folder / name
+        disk = self._disks.add(folder / "member")
+        member = SimulatedMember(self, name, folder, disk, plan)
+        self.members[member.id] = member
+        return member
+
     def _receive(self, message: Message) -> None:
         process = self.members[message.to].process
-        if process is not None and not process.membership.is_removed(message.from_):
+        if process is None:
+            return
+        if not process.membership.is_removed(message.from_):
             process.loop.call_soon(process.membership.process, message)
+            return
+        sender = self.members[message.from_].process
+        if sender is not None:  # as the peer port's answer 410 does
+            sender.loop.call_soon(sender.membership.local_removed)
+
+    def conf_changed(self, index: int, change: ConfChange, machine: Any) -> None:
+        """The first member has applied a valid change: who was added is started soon."""
+        if index <= self._conf_index:
+            return
+        self._conf_index = index
+        id = change.node_id
+        if change.type is ConfChangeType.REMOVE_NODE:
+            self.voters.pop(id, None)
+            self.learners.pop(id, None)
+            self.removed[id] = None
+        elif change.type is not ConfChangeType.UPDATE_NODE:
+            found = machine.members.get(id)
+            self.learners.pop(id, None)
+            (self.learners if found.is_learner else self.voters)[id] = found.peer_urls[0]
+            if index > self.shape.members and id not in self.members:
+                remote = RemoteCluster(machine.wal.cluster_id, tuple(machine.members.all()))
+                self.clock.after(self.rng.random() * 2, lambda: self._join(id, found, remote))
+
+    def _join(self, id: int, found: Any, remote: RemoteCluster) -> None:
+        if id in self.removed or id in self.members:
+            return
+        urls = {m.peer_urls[0].split("/")[2].split(":")[0]: m.peer_urls for m in remote.members}
+        name = next(name for name, given in urls.items() if given == found.peer_urls)
+        initial = InitialCluster(name, urls, "sim", found.peer_urls, is_new=False)
+        member = self._add_member(name, plan_join(initial, remote, {}))
+        assert member.id == id
+        self._boot(member)
+
+    @property
+    def _current(self) -> list[SimulatedMember]:
+        """Who belongs to the cluster and was started."""
+        return [m for m in self.members.values() if m.id not in self.removed]
 
     # Running
 
@@ -259,15 +310,18 @@ class World:
         started_s = time.perf_counter()
         shape = self.shape
         random.seed(self.seed)
-        for member in self.members.values():
+        for member in list(self.members.values()):
             self._boot(member)
         clients = [Client(self, n) for n in range(1, shape.clients + 1)]
         watchers = [Watcher(self, n) for n in range(1, shape.watchers + 1)]
+        operators = [Operator(self)] if shape.membership else []
         rng = self.rng_for("faults")
         chaos_ends_s = self.clock.now_s + shape.chaos_s
         if shape.faults:
             self.clock.after(1.0, lambda: self._next_fault(rng, chaos_ends_s))
         self._until(chaos_ends_s)
+        for operator in operators:
+            operator.is_stopped = True
         self._heal()
         self._wait(HEALED_S, self._has_leader, "no leader after healing")
         self._until(self.clock.now_s + 2.0)
@@ -336,6 +390,9 @@ class World:
         if member.disk.is_dead:
             self._crash(member, power=member.crash_with_power, why="in the middle of a write")
             return
+        if member.is_removed:
+            self._crash(member, power=False, why="as it was removed")
+            return
         if member.is_ambushed:
             member.is_ambushed = False
             self._crash(member, power=self.rng.random() < 0.7, why="after a message", down_s=0.01)
@@ -365,11 +422,11 @@ class World:
             self._until(self.clock.now_s + 0.1)
 
     def _has_leader(self) -> bool:
-        nodes = [m.process.node for m in self.members.values() if m.process is not None]
-        return all(node.leader and node.leader == nodes[0].leader for node in nodes)
+        nodes = [m.process.node for m in self._current if m.process is not None]
+        return bool(nodes) and all(node.leader and node.leader == nodes[0].leader for node in nodes)
 
     def _is_quiet(self) -> bool:
-        processes = [m.process for m in self.members.values()]
+        processes = [m.process for m in self._current]
         return all(
             process is not None
             and process.machine.applied_index == self.history.last_index
@@ -381,7 +438,9 @@ class World:
     def _ask_everybody(self, clients: list[Client]) -> None:
         """A write through every member must succeed once nothing is wrong any more."""
         deadline_s = self.clock.now_s + HEALED_S
-        for member in self.members.values():
+        for member in self._current:
+            if member.id in self.learners:
+                continue
             while True:
                 op = clients[0].call("put", member)
                 patience_s = self.clock.now_s + self.shape.request_timeout_s
@@ -393,7 +452,7 @@ class World:
                     raise Violation("liveness", f"{member.name} takes no write: {op.answer}")
 
     def _finish(self, watchers: list[Watcher]) -> None:
-        check_equal(list(self.members.values()), self.history)
+        check_equal(self._current, self.history)
         for op in self.never:
             self.history.never_committed(op)
         for watcher in watchers:
@@ -403,7 +462,7 @@ class World:
     # Faults
 
     def _boot(self, member: SimulatedMember) -> None:
-        if member.is_up:
+        if member.is_up or member.is_removed:
             return
         member.crash_with_power = True
         try:
@@ -450,6 +509,9 @@ class World:
             if member.process is not None:
                 member.process.loop.paused_until_s = 0.0
             self._boot(member)
+        for id in [*self.voters, *self.learners]:
+            if id not in self.members:
+                self.say("world", f"{id:x} was added and has not started yet")
 
     def _next_fault(self, rng: random.Random, end_s: float) -> None:
         if self.clock.now_s >= end_s:
@@ -566,6 +628,8 @@ class Machine:
 
     def apply_conf_change(self, entry: Entry, change: Any) -> Any:
         applied, valid = self._machine.apply_conf_change(entry, change)
+        if valid:
+            self._world.conf_changed(entry.index, change, self._machine)
         self._world.history.applied(self._name, entry, applied)
         return applied, valid
 
