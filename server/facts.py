@@ -93,7 +93,7 @@ class Facts:
 
     def defragment(self, done: Callable[[], None]) -> None:
         """Give free pages back, a slice at a time: nobody waits for it but the caller."""
-        if self._machine.backend.vacuum_step(DEFRAGMENT_PAGES):
+        if self._machine.defragment_step(DEFRAGMENT_PAGES):
             self._loop.call_later(0.001, self.defragment, done)
         else:
             done()

@@ -268,6 +268,11 @@ class StateMachine:
                 done()
         return more
 
+    def defragment_step(self, pages: int) -> bool:
+        """Gives free pages back; whether there are more."""
+        self.commit()
+        return self.backend.vacuum_step(pages)
+
     def close(self) -> None:
         """Write what was applied and close the file."""
         self.commit()

@@ -295,7 +295,8 @@ class Backend:
     def vacuum_step(self, pages: int) -> bool:
         """Gives up to `pages` free pages back to the file system; whether there are more. One
         slice of a defragmentation, in a transaction of its own."""
-        self.commit()
+        # A commit here would be one without the applied index: only our owner knows it.
+        assert not self.pending, "commit first"
         failpoints.hit("defragBeforeSlice")
         self.query(f"PRAGMA incremental_vacuum({pages:d})")
         failpoints.hit("defragAfterSlice")

@@ -393,3 +393,16 @@ def test_row_27_members_are_the_same_after_every_change_restart_and_snapshot(
         assert follower.machine.members.is_removed(9)
         assert follower.machine.conf_state == leader.machine.conf_state
         follower.restart()
+
+
+def test_row_1_a_crash_after_a_slice_of_a_defragmentation(leader: Node) -> None:
+    """A slice begins with a commit of what was applied so far: without its index, a restart
+    applied the same entries again."""
+    leader.machine.commit()
+    revision = leader.put("a")
+    leader.machine.defragment_step(DEFRAGMENT_PAGES)
+    applied = leader.replica.applied_index
+    leader.restart()
+    assert leader.replica.applied_index == applied
+    leader.lead()
+    assert leader.machine.revision == revision
