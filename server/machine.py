@@ -32,6 +32,7 @@ from pyetcd.store.compact import CompactionJob
 from pyetcd.store.lease import Lessor
 from pyetcd.store.members import Members
 from pyetcd.store.mvcc import Keyspace
+from pyetcd.store.snapshot import SnapshotFailed
 from pyetcd.store.wal import Wal
 from pyetcd.store.watch import WatchHub
 
@@ -286,12 +287,17 @@ def load_conf_state(backend: Backend) -> ConfState:
 
 
 def read_meta(path: str) -> SnapshotMeta:
-    """What a copy of the keyspace file says of itself: its applied index, term, configuration."""
-    reader = db.open_reader(path)
+    """What a copy of the keyspace file says of itself: its applied index, term, configuration.
+    A copy that cannot be read is nobody's end: SnapshotFailed."""
     try:
-        rows: list[Any] = reader.execute("SELECT key, value FROM meta").fetchall()
-    finally:
-        reader.close()
+        reader = db.open_reader(path)
+        try:
+            query = "SELECT key, value FROM meta"
+            rows: list[Any] = db.guarded(path, "read", lambda: list(reader.execute(query)))
+        finally:
+            reader.close()
+    except db.StorageFailure as error:
+        raise SnapshotFailed(error.reason) from error
     meta = dict(rows)
     return SnapshotMeta(
         meta["applied_index"], meta["applied_term"], decode_conf_state(meta[_CONF_STATE])

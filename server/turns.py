@@ -133,11 +133,11 @@ class Turns:
 
         def copy() -> tuple[Copy, SnapshotMeta] | None:
             try:
-                made = snapshot.make(source, target)
+                return snapshot.make(source, target), read_meta(target)
             except SnapshotFailed as error:
+                _remove(target)
                 self._log.warn("could not copy the keyspace for a follower", error=str(error))
                 return None
-            return made, read_meta(target)
 
         def copied(found: tuple[Copy, SnapshotMeta] | EtcdError | None) -> None:
             self._copying = False
