@@ -40,6 +40,7 @@ from pyetcd.server.replica import Replica
 from pyetcd.server.turns import Turns
 from pyetcd.store.lease import ttl_min_s
 from pyetcd.store.lockfile import LockFile
+from pyetcd.store.members import Member as Peer
 from pyetcd.store.snapshot import Copy, SnapshotFailed
 
 REQUEST_BYTES_MAX = 1536 * 1024
@@ -99,17 +100,17 @@ class SimulatedMember:
         """Start a process on what the disk has."""
         assert not self.is_up
         self.starts += 1
-        lock = LockFile.claim(self.disk.folder)
-        if datadir.has_member(self.data_dir):
+        self.lock = lock = LockFile.claim(self.disk.folder)
+        is_new = not datadir.has_member(self.data_dir)
+        if not is_new:
             data = datadir.reopen(self.data_dir, lock=lock)
         else:
             data = datadir.create(self.data_dir, plan=self.plan, token="sim", lock=lock)
         for note in data.notes:
             self.world.say(self.name, f"note: {note.replace(self.data_dir, '')}")
-        self.lock = lock
         self.is_up = True
         self.process = Process(self, data)
-        self.process.start()
+        self.process.start(self.plan.peers if is_new else [])
         log = self.process.wal
         self.world.say(
             self.name,
@@ -299,8 +300,8 @@ class Process:
             progress_interval_s=2.0,
         )
 
-    def start(self) -> None:
-        for peer in self.member.plan.peers:
+    def start(self, known_peers: Sequence[Peer]) -> None:
+        for peer in known_peers:
             self.transport.add_peer(peer.id, peer.peer_urls)
         if len(self.machine.members):
             self.membership.changed()
@@ -474,6 +475,7 @@ class Transport:
         self._process = process
         self._installer = datadir.KeyspaceInstaller(datadir.kv_path(member.data_dir))
         self._peers: dict[int, None] = {}
+        self._remotes: dict[int, None] = {}
         self._is_sending = False
         self._is_receiving = False
 
@@ -483,6 +485,11 @@ class Transport:
 
     def add_peer(self, id: int, urls: Sequence[str]) -> None:
         self._peers[id] = None
+
+    def add_remote(self, id: int) -> None:
+        """Somebody who knows us, and whom we do not know yet."""
+        if id not in self._peers and not self._process.membership.is_removed(id):
+            self._remotes[id] = None
 
     def update_peer(self, id: int, urls: Sequence[str]) -> None:
         pass
@@ -507,7 +514,8 @@ class Transport:
                 continue  # added, and not started yet
             if message.type is self._member.ambush:
                 self._member.is_ambushed = True
-            if message.to in self._peers and not self._member.world.network.send(message):
+            known = message.to in self._peers or message.to in self._remotes
+            if known and not self._member.world.network.send(message):
                 self._process.loop.call_soon(
                     self._process.membership.report_unreachable, message.to
                 )
@@ -526,9 +534,13 @@ class Transport:
         content = Path(copy.path).read_bytes()
         assert hashlib.sha256(content).digest() == copy.sha256
 
+        is_over = False
+
         def ended(ok: bool) -> None:
-            if not self._is_sending:
+            nonlocal is_over
+            if is_over:
                 return
+            is_over = True
             self._is_sending = False
             if not ok:
                 membership.report_unreachable(message.to)

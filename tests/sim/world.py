@@ -126,7 +126,7 @@ class Shape:
             wal_checkpoint_frames=rng.choice((10, 50, 2000)),
             wal_cut_slice=rng.choice((7, 1000)),
             kv_wal_bytes=rng.choice((100_000, 64 << 20)),
-            tail_entries=rng.choice((4, 30, 10_000)),
+            tail_entries=rng.choice((16, 100, 10_000)),
             compact_rows=rng.choice((3, 200)),
             membership=rng.random() < 0.35,
             watch_replies=rng.choice((4, 1024)),
@@ -265,6 +265,7 @@ class World:
         if process is None:
             return
         if not process.membership.is_removed(message.from_):
+            process.transport.add_remote(message.from_)
             process.loop.call_soon(process.membership.process, message)
             return
         sender = self.members[message.from_].process
