@@ -20,6 +20,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
 DEPTH_MAX: Final = 600
+ENTRY_DEPTH_MAX: Final = DEPTH_MAX + 10  # what was taken as a request lies deeper in its entry
 
 _VARINT, _FIXED64, _BYTES, _GROUP, _GROUP_END, _FIXED32 = range(6)
 _WIRE_TYPES: Final = {
@@ -44,11 +45,11 @@ def decode(kind: type[M], data: bytes) -> M:
         return decode_refused(kind, data)
 
 
-def decode_refused(kind: type[M], data: bytes) -> M:
+def decode_refused(kind: type[M], data: bytes, *, depth_max: int = DEPTH_MAX) -> M:
     """The same for bytes that `FromString` has refused."""
     descriptor = kind.DESCRIPTOR
     assert isinstance(descriptor, Descriptor)
-    _walk(descriptor, data)
+    _walk(descriptor, data, depth_max)
     SetAllowOversizeProtos(True)
     try:
         return kind.FromString(data)
@@ -58,7 +59,7 @@ def decode_refused(kind: type[M], data: bytes) -> M:
         SetAllowOversizeProtos(False)
 
 
-def _walk(kind: Descriptor, data: bytes) -> None:
+def _walk(kind: Descriptor, data: bytes, depth_max: int) -> None:
     """Every field of every level, in the order of the bytes. Raises what is wrong first."""
     # (message kind, where to go on, where it ends); a stack, for Python's own is shallow as well.
     levels = [(kind, 0, len(data))]
@@ -76,7 +77,7 @@ def _walk(kind: Descriptor, data: bytes) -> None:
                 raise DecodeError(f"proto: wrong wireType = {wire} for field {_go_name(field)}")
             start, at = _value(data, at, end, wire)
             if field is not None and field.message_type is not None:
-                if len(levels) >= DEPTH_MAX:
+                if len(levels) >= depth_max:
                     raise TooDeep("proto: nested too deeply")
                 levels.append((kind, at, end))
                 kind, at, end = field.message_type, start, at

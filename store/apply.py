@@ -27,7 +27,7 @@ from typing import Final
 from google.protobuf.message import DecodeError, Message
 
 from pyetcd.proto import errors
-from pyetcd.proto.decode import TooDeep, decode, decode_refused
+from pyetcd.proto.decode import ENTRY_DEPTH_MAX, TooDeep, decode, decode_refused
 from pyetcd.proto.errors import EtcdError
 from pyetcd.proto.raft_internal_pb2 import EmptyResponse, InternalRaftRequest
 from pyetcd.proto.rpc_pb2 import (
@@ -133,7 +133,7 @@ class Applier:
             request = InternalRaftRequest.FromString(data)
         except DecodeError:
             try:
-                request = decode_refused(InternalRaftRequest, data)
+                request = decode_refused(InternalRaftRequest, data, depth_max=ENTRY_DEPTH_MAX)
             except TooDeep:
                 raise  # members that can decode it apply it: this one must not go on without it
             except DecodeError:

@@ -238,3 +238,17 @@ def test_without_a_quorum(machine: Any, wait_until: Any) -> None:
             assert expected_s - 0.2 < took_s < expected_s + 3, (name, took_s)
         kind, answer = ask(channel, KV + "Range", field(1, b"a") + b"\x38\x01")
         assert kind == "ok" and rpc.RangeResponse.FromString(answer).kvs[0].value == b"1"
+
+
+def test_the_deepest_transaction_does_not_stop_a_server(machine: Any) -> None:
+    """More operations than usual are allowed, and so a depth that is near every limit of ours."""
+    process = machine.single("pyetcd", "--max-txn-ops=2000")
+    put = field(2, field(2, field(1, b"k")))
+    with grpc.insecure_channel(process.endpoint, LARGE_BYTES) as channel:
+        for levels in (290, 295, 296, 297, 298, 299, 300, 301, 302, 400):
+            try:
+                channel.unary_unary(KV + "Txn")(nested(levels, put), timeout=20)
+            except grpc.RpcError as error:
+                assert error.details() == "etcdserver: too many operations in txn request"  # type: ignore[attr-defined]
+                assert levels > 295
+            assert ask(channel, KV + "Put", field(1, b"a"))[0] == "ok"
