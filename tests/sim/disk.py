@@ -82,7 +82,8 @@ class Disk:
         self.ignores_sync = False  # a known bug to find: fsync that does nothing
         self._names: dict[str, File] = {}
         self._synced_names: dict[str, File] = {}
-        self._cached_names: list[tuple[str, File | None]] = []  # (path, inode); None removes
+        # Each step as a whole, for a rename is atomic: (path, inode), and no inode removes.
+        self._cached_names: list[list[tuple[str, File | None]]] = []
 
     # What the VFS and the os stand-in call
 
@@ -102,7 +103,7 @@ class Disk:
         file = self._names.get(path)
         if file is None:
             file = self._names[path] = File()
-            self._cached_names.append((path, file))
+            self._cached_names.append([(path, file)])
         return file
 
     def sync(self, path: str) -> None:
@@ -121,11 +122,11 @@ class Disk:
     def rename(self, old: str, new: str) -> None:
         file = self._names.pop(old)
         self._names[new] = file
-        self._cached_names += [(old, None), (new, file)]
+        self._cached_names.append([(old, None), (new, file)])
 
     def remove(self, path: str) -> None:
         if self._names.pop(path, None) is not None:
-            self._cached_names.append((path, None))
+            self._cached_names.append([(path, None)])
 
     # What the world does
 
@@ -159,8 +160,8 @@ class Disk:
         self.file(path).cached.append((0, content))
 
 
-def _rename_all(names: dict[str, File], changes: list[tuple[str, File | None]]) -> None:
-    for path, file in changes:
+def _rename_all(names: dict[str, File], steps: list[list[tuple[str, File | None]]]) -> None:
+    for path, file in (change for step in steps for change in step):
         if file is None:
             names.pop(path, None)
         else:
