@@ -127,8 +127,11 @@ class Identity:
         except (ValueError, KeyError, TypeError, AssertionError) as error:
             raise ForeignFile(kv, "is damaged", REMEDY) from error
         _refuse_foreign_wal(log, "SELECT member_id FROM meta", identity.member_id)
-        query = f"SELECT value FROM meta WHERE key = '{META_MEMBER_ID}'"
-        _refuse_foreign_wal(kv, query, identity.kv_member_id)
+        # A file that was just installed says whose it was; the -wal file beside it, whose it is.
+        query = "SELECT value FROM meta WHERE key = 'applied_index'"
+        if not identity.installed_index or identity.installed_index != _alone(kv, query):
+            query = f"SELECT value FROM meta WHERE key = '{META_MEMBER_ID}'"
+            _refuse_foreign_wal(kv, query, identity.kv_member_id)
         return identity
 
 
@@ -150,6 +153,13 @@ def _select(path: str, query: str) -> list[Any]:
 def _refuse_foreign_wal(path: str, query: str, member_id: int) -> None:
     """The -wal file of another member is replayed by SQLite without a word: what the main file
     says alone must be what both say together."""
+    found = _alone(path, query)
+    if found is not None and unsigned(found) != member_id:
+        raise ForeignFile(f"{path}-wal", "belongs to another file", REMEDY)
+
+
+def _alone(path: str, query: str) -> int | None:
+    """A number as the main file says it without its -wal file."""
     try:
         reader = db.open_alone(path)
         try:
@@ -157,9 +167,8 @@ def _refuse_foreign_wal(path: str, query: str, member_id: int) -> None:
         finally:
             reader.close()
     except apsw.Error:
-        return  # an interrupted checkpoint: only the two together are whole
-    if rows and unsigned(rows[0][0]) != member_id:
-        raise ForeignFile(f"{path}-wal", "belongs to another file", REMEDY)
+        return None  # an interrupted checkpoint: only the two together are whole
+    return rows[0][0] if rows else None
 
 
 def _refuse_strangers(data_dir: str, found: Identity) -> None:
