@@ -94,6 +94,11 @@ def test_row_18_a_future_watcher_has_no_progress(machine: Any, client: Any) -> N
     assert [reply.revision for reply in client.take()] == [5]
 
 
+def test_item_32_a_stream_without_watches_has_no_progress(client: Any) -> None:
+    client.stream.request_progress()
+    assert client.take() == []
+
+
 def put_op(key: str) -> RequestOp:
     return RequestOp(request_put=PutRequest(key=key.encode(), value=b"x"))
 
