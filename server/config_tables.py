@@ -515,5 +515,5 @@ class Options:
         effect=LATER,
     )
     force_new_cluster: bool = _unsafe.boolean(
-        "force-new-cluster", "Go on alone with this member's data.", effect=REFUSED
+        "force-new-cluster", "Go on alone with this member's data, once; all others are removed."
     )

@@ -206,7 +206,9 @@ def refuse_other(data_dir: str, found: Identity, config: Config) -> None:
             f" {config.initial_cluster_token}",
             "correct --initial-cluster-token, or choose another --data-dir",
         )
+    # A member that was moved advertises what is stored, whatever its --initial-cluster still says.
     flagged = {url for urls in config.initial_urls().values() for url in urls}
+    flagged |= {url.text for url in config.initial_advertise_peer_urls}
     stored = {url for member in found.members for url in member.peer_urls}
     if flagged and stored and not flagged & stored:
         raise ForeignFile(

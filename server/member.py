@@ -34,6 +34,7 @@ from pyetcd.server.config import Config
 from pyetcd.server.datadir import DataDir
 from pyetcd.server.facts import Facts
 from pyetcd.server.feeds import feed
+from pyetcd.server.forced import go_on_alone
 from pyetcd.server.loop import Driver
 from pyetcd.server.machine import StateMachine, load_conf_state
 from pyetcd.server.membership import Membership
@@ -121,7 +122,10 @@ async def _open_data(config: Config, peer_client: HttpClient) -> tuple[DataDir, 
     try:
         if datadir.has_member(path):
             datadir.look(path, config)
-            return datadir.reopen(path, lock=LockFile.claim(config.member_dir)), None
+            data = datadir.reopen(path, lock=LockFile.claim(config.member_dir))
+            if config.force_new_cluster:
+                _force_new_cluster(config, data)
+            return data, None
         datadir.refuse_foreign(path)
         initial = InitialCluster(
             name=config.name,
@@ -135,6 +139,21 @@ async def _open_data(config: Config, peer_client: HttpClient) -> tuple[DataDir, 
         return datadir.create(path, plan=plan, token=config.initial_cluster_token, lock=lock), plan
     except (ForeignFile, BootstrapError, StorageFailure, ValueError) as error:
         raise StartupRefused(str(error)) from error
+
+
+def _force_new_cluster(config: Config, data: DataDir) -> None:
+    try:
+        removed = go_on_alone(data, [url.text for url in config.initial_advertise_peer_urls])
+    except BaseException:
+        data.abandon()
+        raise
+    logs.get("member").warn(
+        "forcing restart member as the only one of its cluster; remove --force-new-cluster now",
+        cluster_id=f"{data.wal.cluster_id:x}",
+        local_member_id=f"{data.wal.member_id:x}",
+        removed_member_ids=[f"{id:x}" for id in removed],
+        commit_index=data.wal.hard_state.commit,
+    )
 
 
 def _build_machine(

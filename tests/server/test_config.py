@@ -275,7 +275,7 @@ def test_effects_are_noted() -> None:
 def test_what_cannot_be_ignored_is_refused() -> None:
     for option in OPTIONS.values():
         if option.effect is Effect.REFUSED:
-            value = {"proxy": "on", "force-new-cluster": "true"}.get(option.flag, "http://x:1/y")
+            value = {"proxy": "on"}.get(option.flag, "http://x:1/y")
             argv = [f"--{option.flag}={value}"]
             assert f"--{option.flag} is not supported by this version" in refusal(argv).text
     tls = ["--listen-client-urls=https://127.0.0.1:1", "--advertise-client-urls=https://a:1"]
