@@ -89,6 +89,9 @@ class Process:
         self._process = None
         return code
 
+    def has_ended(self) -> bool:
+        return self._process is not None and self._process.poll() is not None
+
     def kill(self) -> None:
         if self._process is not None:
             self._process.kill()
