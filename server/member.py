@@ -57,6 +57,9 @@ from pyetcd.store.lease import ttl_min_s
 from pyetcd.store.lockfile import LockFile
 
 STOP_GRACE_S = 2.0  # for requests that are under way when the process is told to stop
+# A removed member goes on for this long (etcd: stopWithDelay). Its word that the removal is
+# committed may be lost the first time, and of a cluster of two nobody else could ever find it out.
+REMOVED_STOP_S = 1.0
 PUBLISH_RETRY_S = 0.5
 HURRY_PAUSE_S = 0.05
 HURRY_TRIES = 100  # five seconds, as etcd waits for its peers
@@ -190,6 +193,8 @@ def _build_node(config: Config, data: DataDir) -> RawNode:
             inflight_max=INFLIGHT_MAX,
             inflight_bytes_max=INFLIGHT_BYTES_MAX,
             pre_vote=config.pre_vote,
+            # It leads on until it stops: see REMOVED_STOP_S.
+            step_down_on_removal=False,
         )
     )
 
@@ -240,6 +245,7 @@ class Member:
         self.cluster_id = data.wal.cluster_id
         self._data = data
         self._end = end
+        self._is_removed = False
         self._log = logs.get("member")
         self._loop = loop = asyncio.get_running_loop()
         clock = SystemClock()
@@ -494,13 +500,16 @@ class Member:
         os._exit(DISK_EXIT)
 
     def _removed(self) -> None:
+        if self._is_removed:
+            return
+        self._is_removed = True
         self._log.warn(
             "the member has been permanently removed from the cluster; the data-dir used by this "
             "member must be removed",
             local_member_id=f"{self.id:x}",
             data_dir=self.config.data_dir,
         )
-        self._end(0)
+        self._loop.call_later(REMOVED_STOP_S, self._end, 0)
 
     async def _common_version(self) -> str:
         """The cluster version that all members can run; empty while one of them is silent."""

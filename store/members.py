@@ -367,7 +367,9 @@ def check_learner_ready(id: int, match_by_id: Mapping[int, int], *, leader_id: i
     """Raise unless the learner's log is nearly the leader's; asked of the leader's progress."""
     if id not in match_by_id:
         raise errors.MemberNotFound
-    if match_by_id[id] < match_by_id[leader_id] * LEARNER_READY_RATIO:
+    # A leader that was removed goes on for a moment, and is not in its own progress any more.
+    leader_match = match_by_id.get(leader_id)
+    if leader_match is None or match_by_id[id] < leader_match * LEARNER_READY_RATIO:
         raise errors.LearnerNotReady
 
 

@@ -33,6 +33,7 @@ from pyetcd.server.chores import Chores
 from pyetcd.server.facts import Facts
 from pyetcd.server.loop import Driver
 from pyetcd.server.machine import StateMachine, load_conf_state
+from pyetcd.server.member import REMOVED_STOP_S
 from pyetcd.server.membership import Membership
 from pyetcd.server.propose import Proposer, RequestIds
 from pyetcd.server.reads import LinearizableReads
@@ -152,6 +153,7 @@ class Process:
         self.member = member
         self.wal = data.wal
         self.is_serving = False
+        self.is_removed = False
         self.loop = loop = MemberLoop(world.clock, lambda text: world.fail("task", text))
         clock = world.clock
         self.workers = Workers(loop, member, shape.job_s, self.fatal)
@@ -181,6 +183,7 @@ class Process:
                 message_bytes_max=shape.message_bytes_max,
                 committed_bytes_max=shape.committed_bytes_max,
                 pre_vote=shape.pre_vote,
+                step_down_on_removal=False,
             )
         )
         self.membership = Membership(
@@ -327,9 +330,13 @@ class Process:
 
     def _removed(self) -> None:
         """Member._removed ends the process."""
-        if not self.member.is_removed:
-            self.member.is_removed = True
+        if not self.is_removed:
+            self.is_removed = True
             self.member.world.say(self.member.name, "was removed from the cluster")
+            self.loop.call_later(REMOVED_STOP_S, self._stop)
+
+    def _stop(self) -> None:
+        self.member.is_removed = True
 
     def fatal(self, error: BaseException) -> None:
         raise error  # to the world, which knows whether the disk was cut off

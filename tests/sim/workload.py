@@ -468,6 +468,10 @@ class Watcher:
     def delay_s(self) -> float:
         return self.rng.random() ** 3 * (0.3 if self._is_slow else 0.02)
 
+    @property
+    def served_by(self) -> SimulatedMember | None:
+        return self._process.member if self.stream is not None else None
+
     def open(self) -> None:
         """A stream at some member; the same watch goes on if there is one."""
         world = self.world

@@ -457,7 +457,8 @@ class World:
         for op in self.never:
             self.history.never_committed(op)
         for watcher in watchers:
-            if watcher.watch is not None and watcher.stream is not None:
+            # One at a removed member that nobody could tell so is told nothing more.
+            if watcher.watch is not None and watcher.served_by in self._current:
                 watcher.watch.complete()
 
     # Faults

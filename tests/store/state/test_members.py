@@ -291,6 +291,8 @@ def test_item_55_a_learner_is_ready_at_nine_tenths() -> None:
         check_learner_ready(2, {1: 100, 2: 89}, leader_id=1)
     with pytest.raises(errors.MemberNotFound):
         check_learner_ready(3, {1: 100, 2: 100}, leader_id=1)
+    with pytest.raises(errors.LearnerNotReady):  # the leader itself was just removed
+        check_learner_ready(2, {2: 100}, leader_id=1)
 
 
 def test_item_58_versions() -> None:
