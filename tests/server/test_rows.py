@@ -1,7 +1,7 @@
 """Historic bugs of etcd that show where raft, log and state machine meet (docs/regressions.md)."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -53,7 +53,7 @@ class Node:
 
     # What the replica calls
 
-    def send(self, messages: list[Message]) -> None:
+    def send(self, messages: Sequence[Message]) -> None:
         self.sent += messages
 
     def applied(self, results: list[Applied], index: int) -> None:
