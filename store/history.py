@@ -233,7 +233,10 @@ def reading(connection: apsw.Connection) -> Iterator[tuple[int, int]]:
         try:
             yield _marks(connection)
         finally:
-            connection.execute("ROLLBACK")  # nothing was written; it cannot fail as COMMIT can
+            # Nothing was written; it cannot fail as COMMIT can. After an error of the disk SQLite
+            # has rolled back by itself.
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
     except apsw.Error as error:
         raise db.failure(connection.filename, "read", error, connection) from error
 
