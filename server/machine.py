@@ -32,6 +32,7 @@ from pyetcd.store.compact import CompactionJob
 from pyetcd.store.lease import Lessor
 from pyetcd.store.members import Members
 from pyetcd.store.mvcc import Keyspace
+from pyetcd.store.scrub import Scrubber
 from pyetcd.store.snapshot import SnapshotFailed
 from pyetcd.store.wal import Wal
 from pyetcd.store.watch import WatchHub
@@ -85,6 +86,7 @@ class StateMachine:
             quota_bytes=quota_bytes,
         )
         self.compaction = CompactionJob(self.keyspace)
+        self.scrubber = Scrubber(backend)
         self.applied_index = backend.applied_index
         self.applied_term = backend.applied_term
         self.checkpoints_total = 0
@@ -248,6 +250,10 @@ class StateMachine:
             return answer
 
         self._run(job, done)
+
+    def scrub(self, done: Callable[[EtcdError | None], None]) -> None:
+        """The next slice of looking for damage, in a thread."""
+        self._run(self.scrubber.step, done)
 
     # Compaction
 
