@@ -15,6 +15,7 @@ import os
 import signal
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from google.protobuf.message import Message
@@ -60,7 +61,8 @@ STOP_GRACE_S = 2.0  # for requests that are under way when the process is told t
 # A removed member goes on for this long (etcd: stopWithDelay). Its word that the removal is
 # committed may be lost the first time, and of a cluster of two nobody else could ever find it out.
 REMOVED_STOP_S = 1.0
-PUBLISH_RETRY_S = 0.5
+PUBLISH_AGAIN_S = 1.0
+PUBLISH_RETRY_S = 0.1
 HURRY_PAUSE_S = 0.05
 HURRY_TRIES = 100  # five seconds, as etcd waits for its peers
 DISK_EXIT = 1
@@ -202,6 +204,11 @@ def _build_node(config: Config, data: DataDir) -> RawNode:
 def _identity(config: Config, data: DataDir) -> Identity:
     urls = tuple(url.text for url in config.initial_advertise_peer_urls)
     return Identity(data.wal.member_id, data.wal.cluster_id, urls, pyetcd_version())
+
+
+def _answer(future: "asyncio.Future[Message | EtcdError]", answer: Message | EtcdError) -> None:
+    if not future.done():
+        future.set_result(answer)
 
 
 class Member:
@@ -420,13 +427,13 @@ class Member:
             change.member_attributes.name = self.config.name
             change.member_attributes.client_urls.extend(urls)
             answered: asyncio.Future[Message | EtcdError] = self._loop.create_future()
-            self.proposer.propose(request, answered.set_result)
-            answer = await answered
-            if not isinstance(answer, EtcdError):
+            self.proposer.propose(request, partial(_answer, answered))
+            # Said again soon, for it may be said twice: one that went to a dying leader would
+            # keep clients waiting for the whole request timeout.
+            await asyncio.wait([answered], timeout=PUBLISH_AGAIN_S)
+            if answered.done() and not isinstance(answered.result(), EtcdError):
                 break
-            self._log.warn(
-                "failed to publish local member to cluster through raft", error=answer.text
-            )
+            answered.cancel()
             await asyncio.sleep(PUBLISH_RETRY_S)
         self._log.info(
             "published local member to cluster through raft",

@@ -28,6 +28,10 @@ from pyetcd.store import db, snapshot
 from pyetcd.store.apply import Applied
 from pyetcd.store.snapshot import Copy, SnapshotFailed
 
+# Between two copies for one follower: over a link that breaks at once, raft asks many times a
+# second.
+SNAPSHOT_PAUSE_S = 1.0
+
 
 class Turns:
     """The replica's Observer. `bind` completes it, since the driver needs it to be made first."""
@@ -58,6 +62,7 @@ class Turns:
         self._role = Role.FOLLOWER
         self._copying = False
         self._alarming = False
+        self._snapshot_at_s: dict[int, float] = {}
 
     def bind(
         self, *, driver: Driver, proposer: Proposer, reads: LinearizableReads, chores: Chores
@@ -118,12 +123,16 @@ class Turns:
         )
 
     def snapshot_wanted(self, messages: list[Message]) -> None:
+        now_s = self._loop.time()
         for message in messages:
-            if self._copying or not self._transport.can_send_snapshot:
+            rests = now_s < self._snapshot_at_s.get(message.to, 0.0)
+            if rests or self._copying or not self._transport.can_send_snapshot:
                 # One at a time; raft asks again once it knows that this one did not go out.
                 self.driver.replica.node.report_snapshot(message.to, ok=False)
                 continue
             self._copying = True
+            # Bound: one per member that ever was too far behind.
+            self._snapshot_at_s[message.to] = now_s + SNAPSHOT_PAUSE_S
             self._send_snapshot(message)
 
     def _send_snapshot(self, message: Message) -> None:
@@ -132,6 +141,7 @@ class Turns:
         target = snapshot.temporary_path(source, f"send-{message.to:x}")
 
         def copy() -> tuple[Copy, SnapshotMeta] | None:
+            _remove(target)  # of a copy that was broken off
             try:
                 return snapshot.make(source, target), read_meta(target)
             except SnapshotFailed as error:
