@@ -2,7 +2,7 @@
 
 Strategy. The keyspace, leases, members, alarms and users live in ONE SQLite file, because what one
 log entry changes must become durable together, and together with the index of that entry: that is
-what makes replay after a crash exact (RELIABILITY 1.6 row 1). One connection writes; its
+what makes replay after a crash exact. One connection writes; its
 transaction is opened by the first write and stays open over many entries until `commit`, whose
 moment is chosen outside (by time and by `pending`). Reads on this connection see what is not yet
 committed; a `reader` sees committed data only.
@@ -12,7 +12,7 @@ Rules.
    a power cut. So the raft log may be cut only below the applied index that `checkpoint` returns.
 2. Every error of SQLite is final (db.py rule 3): it leaves here as StorageFailure and the member
    stops. There is no savepoint and no rollback of a half-done entry: all checks of a request
-   happen before its first write (SURFACE 8.1 item 12).
+   happen before its first write.
 3. A packed revision is main << SUB_BITS | sub: one integer that is the rowid, and sorts as etcd's
    16-byte bucket key does.
 
@@ -48,7 +48,7 @@ META_MEMBER_ID: Final = "member_id"  # a row of meta: whose file this is, signed
 Bindings = tuple[SqlValue, ...]
 SqlRow = tuple[SqlValue, ...]
 
-# Values never stand in a WITHOUT ROWID table: its rows must be small (RELIABILITY 3.1). `current`
+# Values never stand in a WITHOUT ROWID table: its rows must be small. `current`
 # has no value, so that a put, a count and keys_only never touch the pages that hold values.
 # current_by_lease is partial: it costs a key without lease nothing, and lets the lessor find its
 # keys at start without reading the others.
@@ -214,14 +214,13 @@ class Backend:
 
     @property
     def log_mark(self) -> tuple[int, int, int]:
-        """(index, term, crc) of the last commit: what the log must still contain (RELIABILITY 3.2
-        b). A log that ends earlier, or has another crc there, has lost acknowledged entries."""
+        """(index, term, crc) of the last commit: what the log must still contain. A log that ends earlier, or has another crc there, has lost acknowledged entries."""
         return self._persisted
 
     def commit(self) -> None:
         """Ends the transaction, if there is anything to write. No fsync: a few page writes."""
         # An error inside a transaction may have rolled back all of it, and every later statement
-        # would commit on its own (RELIABILITY 3.1): the first failure was the end.
+        # would commit on its own: the first failure was the end.
         assert not self._has_failed, "a commit after a failure"
         mark = (self.applied_index, self.applied_term, self._log_crc)
         if mark != self._persisted:

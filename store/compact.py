@@ -190,7 +190,7 @@ def hash_on(connection: apsw.Connection, revision: int) -> HashResult:
 
 
 def _hash(connection: apsw.Connection, revision: int, current: int, compacted: int) -> HashResult:
-    """SURFACE 8.8 item 59. At the compact revision itself as etcd 3.5.10 and later."""
+    """As etcd 3.5 hashes; at the compact revision itself as 3.5.10 and later."""
     if 0 < revision < compacted:
         raise Compacted
     if revision > current:

@@ -17,7 +17,7 @@ Rules.
    the process ends.
 4. Every page ends in a checksum that is verified whenever the page is read from the file
    (sqlite.org/cksumvfs.html; the extension comes with apsw): of 60 flipped bits SQLite alone
-   noticed 2 and served 47 (RELIABILITY 3.1). A wrong one is `Damaged`. It costs nothing that
+   noticed 2 and served 47. A wrong one is `Damaged`. It costs nothing that
    could be measured: 6 us for a commit of one row of 256 B, with and without.
 
 Limits. A local filesystem (WAL mode shares memory; lockfile.py refuses NFS and SMB). `vfs` names

@@ -7,7 +7,7 @@ nothing becomes durable before the backend commits.
 
 Rules.
 1. One WriteTxn at a time. Its changes share the main revision `revision` + 1 and are numbered from
-   0 in their order. Without a change there is no new revision (SURFACE 8.1 item 2).
+   0 in their order. Without a change there is no new revision.
 2. It cannot fail half way: whoever opens it has checked everything before (item 12). What is left
    are disk errors, which end the process, and bugs, which are assertions.
 3. The listener hears of a revision in `end`, after it is visible, and only if it wants to: building
@@ -242,7 +242,7 @@ class WriteTxn:
         return self._next != self._first
 
     def view(self) -> View:
-        """The keyspace with the changes made so far (SURFACE 8.1 item 7)."""
+        """The keyspace with the changes made so far."""
         return View(
             self._keyspace.history,
             revision=self.revision if self.has_changes else self.revision - 1,
@@ -263,7 +263,7 @@ class WriteTxn:
         return RangeResult(rows, count, view.revision)
 
     def put(self, key: bytes, value: bytes, lease: int = 0) -> None:
-        """Always writes, also the same value (SURFACE 8.1 item 4). `lease` is known to exist."""
+        """Always writes, also the same value. `lease` is known to exist."""
         assert self.is_open
         rev = self._next
         assert rev - self._first <= SUB_MAX

@@ -2,7 +2,7 @@
 
 Strategy. Each function takes a request that the API layer has checked for shape, and returns the
 response with header.revision set, or raises an EtcdError. Everything that depends on the store's
-state is decided before the first write, so an error leaves nothing behind (SURFACE 8.1 item 12):
+state is decided before the first write, so an error leaves nothing behind:
 a transaction first walks its compares and so fixes which branches are taken, then checks every
 put, then every range of those branches, and only then writes.
 
@@ -165,7 +165,7 @@ def read_range_on(
 
 
 def _range_into(response: RangeResponse, view: View, request: RangeRequest) -> None:
-    """SURFACE 8.1 items 14 to 18."""
+    """Count before limit and filters; filters before limit; order before limit, if one is asked."""
     target = request.sort_target
     field = _SORT_FIELD.get(target)
     if field is None:
@@ -389,7 +389,7 @@ _MISSING: Final[Row] = (0, b"", b"", 0, 0, 0, 0)
 
 
 def _holds(view: View, compare: Compare) -> bool:
-    """SURFACE 8.1 item 9: every key of the range must satisfy it."""
+    """Every key of the range must satisfy it."""
     wants_value = compare.target == Compare.VALUE
     read = view.history.rows if wants_value else view.history.heads
     rows = read(compare.key, compare.range_end)

@@ -1,7 +1,7 @@
 """Is kv.db what was written: every row's CRC, and the table of current keys against the history.
 
 For a thread with a reader connection, and for offline tools. SQLite's own integrity_check looks at
-the shape of the pages; of 60 flipped bits it noticed 2 (RELIABILITY 3.1). This looks at the
+the shape of the pages; of 60 flipped bits it noticed 2. This looks at the
 contents. It reads everything, about 3 us a row; PROBLEMS_MAX lines are enough to know.
 """
 

@@ -32,7 +32,7 @@ def ticks_until_leader(cluster: Any, limit: int) -> int:
 
 
 def test_a_dead_leader_is_replaced_within_two_election_timeouts(sim: ModuleType) -> None:
-    """In 99 of 100 cases (RELIABILITY: liveness numbers)."""
+    """In 99 of 100 cases (the bar for fail-over)."""
     late = 0
     for seed in range(TRIALS):
         cluster = cluster_of(sim, seed, 3 if seed % 2 else 5)
