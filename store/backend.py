@@ -214,7 +214,8 @@ class Backend:
 
     @property
     def log_mark(self) -> tuple[int, int, int]:
-        """(index, term, crc) of the last commit: what the log must still contain. A log that ends earlier, or has another crc there, has lost acknowledged entries."""
+        """(index, term, crc) of the last commit: what the log must still contain. A log that ends
+        earlier, or has another crc there, has lost acknowledged entries."""
         return self._persisted
 
     def commit(self) -> None:
