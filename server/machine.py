@@ -41,6 +41,9 @@ COMMIT_INTERVAL_S = 0.1  # etcd: backend-batch-interval
 COMMIT_CHANGES_MAX = 10_000  # etcd: backend-batch-limit
 # The write-ahead file of kv.db is checkpointed away beyond this size, whatever the log holds.
 WAL_BYTES_MAX = 64 << 20
+# To count takes 0.04 us a key; a million keys held the loop for 38 ms, at an older revision for
+# 305 ms (tests/bench/million.py).
+COUNT_INLINE_MAX = 20_000
 
 _CONF_STATE = "conf_state"  # the row of kv.db's meta table
 
@@ -207,10 +210,14 @@ class StateMachine:
         return txn.apply_txn(self.keyspace, self.lessor, request)
 
     def exceeds(self, request: RangeRequest, keys_max: int) -> bool:
-        """Whether more than keys_max keys would be read; a sorted read looks at all of them."""
+        """Whether a range reads more than keys_max keys (a sorted one looks at all of them), counts
+        more than COUNT_INLINE_MAX, or is one of the past: that walks deleted keys, too."""
+        if 0 < request.revision < self.revision:
+            return True
         plain = not (request.sort_order or request.sort_target or _is_filtered(request))
-        if plain and 0 < request.limit <= keys_max:
-            return False
+        # With a limit the answer still has the count of all.
+        if request.count_only or (plain and 0 < request.limit <= keys_max):
+            keys_max = COUNT_INLINE_MAX
         history = self.keyspace.history
         return history.exceeds(request.key, request.range_end, keys_max)
 
@@ -283,6 +290,7 @@ class StateMachine:
     def close(self) -> None:
         """Write what was applied and close the file."""
         self.commit()
+        self.backend.empty_wal()
         self.backend.close()
 
 

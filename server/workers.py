@@ -29,6 +29,7 @@ class Workers:
         self._failed = failed
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="worker")
         self._waiting = 0
+        self._stopped = False
 
     def run(self, job: Callable[[], T], done: Callable[[T | EtcdError], None]) -> None:
         """`done` gets the job's result, or the EtcdError that it raised."""
@@ -44,7 +45,9 @@ class Workers:
             return
         error = future.exception()
         if error is None:
-            done(future.result())
+            # A job may end while its owner stops: what `done` would go on with is closed by then.
+            if not self._stopped:
+                done(future.result())
         elif isinstance(error, EtcdError):
             done(error)
         else:
@@ -71,4 +74,5 @@ class Workers:
 
     def stop(self) -> None:
         """Waits for the jobs that run; the queued ones are dropped."""
+        self._stopped = True
         self._pool.shutdown(wait=True, cancel_futures=True)

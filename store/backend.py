@@ -267,6 +267,11 @@ class Backend:
         self.commit()
         return self._checkpoint_pass()
 
+    def empty_wal(self) -> None:
+        """Before a close: the next start scans the -wal file frame by frame (walscan.py)."""
+        assert not self.pending, "commit first"
+        db.checkpoint(self.connection, apsw.SQLITE_CHECKPOINT_TRUNCATE)
+
     def _checkpoint_pass(self) -> int | None:
         connection = self._checkpointer
         if connection is None:

@@ -70,6 +70,10 @@ _NOW_HEADS: Final = _statements(
 )
 _NOW_COUNT: Final = _statements("SELECT count(*) FROM current WHERE {where} LIMIT ?3", "")
 
+_NOW_UP_TO: Final = _statements(
+    "SELECT count(*) FROM (SELECT 1 FROM current WHERE {where} LIMIT ?3)", ""
+)
+
 # The walk over the index stands outermost (CROSS JOIN), so rows come in key order and a LIMIT stops
 # it early; an ORDER BY would make SQLite sort them all again. The newest row per key that is not
 # above ?4.
@@ -166,6 +170,8 @@ class History:
         """Whether the range holds more keys than that; reads at most that many and one."""
         if not end:
             return keys_max < 1
+        if upper is None:
+            return int(self._fetch(_NOW_UP_TO, key, end, keys_max + 1)[0][0]) > keys_max
         return len(self.heads(key, end, upper=upper, limit=keys_max + 1)) > keys_max
 
     def row(self, rev: int) -> Row:

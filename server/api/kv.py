@@ -41,7 +41,7 @@ class Store(Protocol):
     def range(self, request: RangeRequest) -> RangeResponse: ...
 
     def exceeds(self, request: RangeRequest, keys_max: int) -> bool:
-        """Whether the answer would hold more than keys_max keys; costs at most that many rows."""
+        """Whether a thread should answer it: more than keys_max keys are read, or many counted."""
 
     def range_in_thread(
         self, request: RangeRequest, done: Callable[[RangeResponse | EtcdError], None]
@@ -94,8 +94,7 @@ class KvApi:
         )
 
     def _serve_range(self, request: RangeRequest, done: Done) -> None:
-        long = bool(request.range_end) and not request.count_only
-        if long and self._store.exceeds(request, RANGE_INLINE_MAX):
+        if request.range_end and self._store.exceeds(request, RANGE_INLINE_MAX):
             return self._store.range_in_thread(request, done)
         return _run(lambda: self._store.range(request), done)
 
