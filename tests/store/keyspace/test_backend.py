@@ -101,6 +101,16 @@ def test_the_wal_file_does_not_grow_under_steady_writes(backend: Backend) -> Non
     assert min(sizes[1000:]) < limit // 4
 
 
+def test_a_close_leaves_no_wal_file_to_scan(backend: Backend, keyspace: Keyspace) -> None:
+    _put(keyspace, b"a")
+    backend.commit()
+    side = Path(f"{backend.path}-wal")
+    assert side.stat().st_size > 0
+    backend.empty_wal()
+    assert side.stat().st_size == 0
+    assert keyspace.range(b"a").count == 1
+
+
 def test_a_snapshot_takes_the_place_of_the_file(tmp_path: Path) -> None:
     backend = Backend.open(str(tmp_path / "kv.db"), create=True)
     keyspace = Keyspace(backend)
