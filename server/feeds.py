@@ -4,36 +4,18 @@ Nothing here runs between scrapes. What has no line here and no other writer sta
 metrics table says of each row who feeds it.
 """
 
-from pyetcd.server.chores import Chores
-from pyetcd.server.facts import Facts
+from pyetcd.server.core import Core
 from pyetcd.server.listen import Listener
-from pyetcd.server.loop import Driver
-from pyetcd.server.machine import StateMachine
 from pyetcd.server.metrics import Metrics
 from pyetcd.server.peer.transport import PeerTransport
-from pyetcd.server.propose import Proposer
-from pyetcd.server.reads import LinearizableReads
-from pyetcd.server.turns import Turns
 from pyetcd.server.version import SERVER_VERSION, runtime_version
 
 _NETWORK = "etcd_network_"
 
 
-def feed(
-    metrics: Metrics,
-    *,
-    facts: Facts,
-    driver: Driver,
-    machine: StateMachine,
-    proposer: Proposer,
-    reads: LinearizableReads,
-    chores: Chores,
-    turns: Turns,
-    quota_bytes: int,
-    client_listener: Listener,
-    transport: PeerTransport,
-) -> None:
+def feed(metrics: Metrics, core: Core, *, client_listener: Listener) -> None:
     """Bind every metric whose value lives in one of these parts."""
+    machine, facts, proposer = core.machine, core.facts, core.proposer
     keyspace, backend, hub = machine.keyspace, machine.backend, machine.hub
     numbers = {
         "etcd_server_has_leader": lambda: facts.has_leader,
@@ -42,7 +24,7 @@ def feed(
         "etcd_server_proposals_applied_total": lambda: facts.applied_index,
         "etcd_server_proposals_committed_total": lambda: facts.committed_index,
         "etcd_server_proposals_pending": lambda: proposer.pending,
-        "etcd_server_quota_backend_bytes": lambda: quota_bytes,
+        "etcd_server_quota_backend_bytes": lambda: core.tuning.quota_bytes,
         "etcd_mvcc_db_total_size_in_bytes": lambda: backend.size_bytes,
         "etcd_mvcc_db_total_size_in_use_in_bytes": lambda: backend.in_use_bytes,
         "etcd_debugging_mvcc_current_revision": lambda: keyspace.revision,
@@ -68,18 +50,18 @@ def feed(
         counters.lease_granted = lessor.granted_total
         counters.lease_renewed = lessor.renewed_total
         counters.lease_revoked = lessor.revoked_total
-        counters.lease_expired = chores.lease_expired_total
+        counters.lease_expired = core.chores.lease_expired_total
         counters.compaction_keys = machine.compaction.deleted
         counters.watch_events = hub.events_total
-        counters.heartbeat_send_failures = driver.heartbeat_late_total
-        counters.leader_changes_seen = turns.leader_changes_total
+        counters.heartbeat_send_failures = core.driver.heartbeat_late_total
+        counters.leader_changes_seen = core.turns.leader_changes_total
         counters.proposals_failed = proposer.failed_total
-        counters.read_indexes_failed = reads.failed_total
-        counters.slow_read_indexes = reads.slow_total
+        counters.read_indexes_failed = core.reads.failed_total
+        counters.slow_read_indexes = core.reads.slow_total
         version = machine.members.version
         if version:
             metrics.vector("etcd_cluster_version").set((version.rpartition(".")[0],), 1)
-        _feed_peers(metrics, transport)
+        _feed_peers(metrics, core.transport)
         for path, counted in dispatcher.counters.items():
             stats = metrics.grpc.get(path)
             if stats is not None:

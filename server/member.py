@@ -1,7 +1,7 @@
 """The composition root: one member built from its Config, started, run and stopped in order.
 
-Everything else receives what it needs in its constructor; here it is decided what that is. Read
-`Member.__init__` for who knows whom, `start` and `stop` for what must come before what.
+A member is its core (core.py: who knows whom), the sockets around it, and the process it lives in.
+Read `start` and `stop` for what must come before what.
 
 Rules. Sockets are bound and the start is planned before anything is created on disk. Clients are
 served once this member has published itself through the log, as in etcd: until then connections
@@ -21,40 +21,31 @@ from typing import Any
 from google.protobuf.message import Message
 
 from pyetcd.proto.errors import EtcdError
-from pyetcd.proto.raft_internal_pb2 import InternalRaftRequest
-from pyetcd.raft.rawnode import Config as RaftConfig
-from pyetcd.raft.rawnode import RawNode
 from pyetcd.raft.types import LogLost
 from pyetcd.server import datadir, logs
-from pyetcd.server.api.base import Headers
-from pyetcd.server.api.guard import LeaderGuard
 from pyetcd.server.bootstrap import BootstrapError, InitialCluster, Plan, plan_start
-from pyetcd.server.chores import Chores
-from pyetcd.server.clock import SystemClock, system_rng
+from pyetcd.server.clock import Clock, SystemClock, system_rng
 from pyetcd.server.config import Config
+from pyetcd.server.core import Core, Tuning
 from pyetcd.server.datadir import DataDir
-from pyetcd.server.facts import Facts
 from pyetcd.server.feeds import feed
 from pyetcd.server.forced import go_on_alone
-from pyetcd.server.loop import Driver
-from pyetcd.server.machine import StateMachine, load_conf_state
+from pyetcd.server.loop import Commits
+from pyetcd.server.machine import StateMachine
 from pyetcd.server.membership import Membership
 from pyetcd.server.metrics import Metrics
-from pyetcd.server.peer.client import HttpClient
+from pyetcd.server.peer.client import HttpClient, Unreachable
 from pyetcd.server.peer.handshake import Identity
 from pyetcd.server.peer.survey import fetch_versions
 from pyetcd.server.peer.transport import PeerTransport
-from pyetcd.server.propose import Proposer, RequestIds
-from pyetcd.server.reads import LinearizableReads
-from pyetcd.server.replica import Replica
+from pyetcd.server.propose import Proposer
+from pyetcd.server.replica import Machine
 from pyetcd.server.serving import Serving
 from pyetcd.server.startup import Bound, StartupRefused, bind_all, notify_ready
-from pyetcd.server.turns import Turns
 from pyetcd.server.version import SERVER_VERSION, pyetcd_version
 from pyetcd.server.workers import Workers
 from pyetcd.store import members
 from pyetcd.store.db import ForeignFile, StorageFailure
-from pyetcd.store.lease import ttl_min_s
 from pyetcd.store.lockfile import LockFile
 
 STOP_GRACE_S = 2.0  # for requests that are under way when the process is told to stop
@@ -72,6 +63,7 @@ INFLIGHT_MAX = 512
 INFLIGHT_BYTES_MAX = 64 << 20
 COMMITTED_BYTES_MAX = 4 << 20
 UNCOMMITTED_BYTES_MAX = 256 << 20
+LEASE_POST_BYTES_MAX = 64 * 1024
 
 
 def run(config: Config) -> int:
@@ -161,43 +153,24 @@ def _force_new_cluster(config: Config, data: DataDir) -> None:
     )
 
 
-def _build_machine(
-    config: Config, data: DataDir, workers: Workers, clock: SystemClock
-) -> StateMachine:
-    datadir.settle(data, load_conf_state(data.backend))
-    return StateMachine(
-        data.backend,
-        data.wal,
-        member_id=data.wal.member_id,
-        monotonic_s=clock.monotonic_s,
-        lease_ttl_min_s=ttl_min_s(
-            election_ticks=config.election_ticks, tick_ms=config.heartbeat_interval_ms
-        ),
-        quota_bytes=config.quota_bytes,
+def _tuning(config: Config) -> Tuning:
+    return Tuning(
+        tick_s=config.heartbeat_interval_ms / 1000,
+        election_ticks=config.election_ticks,
+        pre_vote=config.pre_vote,
+        message_bytes_max=MESSAGE_BYTES_MAX,
+        committed_bytes_max=COMMITTED_BYTES_MAX,
+        uncommitted_bytes_max=UNCOMMITTED_BYTES_MAX,
+        inflight_max=INFLIGHT_MAX,
+        inflight_bytes_max=INFLIGHT_BYTES_MAX,
         snapshot_count=config.snapshot_count,
         catchup_entries=config.experimental_snapshot_catchup_entries,
-        run=workers.run,
-        quiesce=workers.quiesce,
-    )
-
-
-def _build_node(config: Config, data: DataDir) -> RawNode:
-    return RawNode(
-        RaftConfig(
-            id=data.wal.member_id,
-            storage=data.wal,
-            rng=system_rng(),
-            election_ticks=config.election_ticks,
-            applied=data.backend.applied_index,
-            message_bytes_max=MESSAGE_BYTES_MAX,
-            committed_bytes_max=COMMITTED_BYTES_MAX,
-            uncommitted_bytes_max=UNCOMMITTED_BYTES_MAX,
-            inflight_max=INFLIGHT_MAX,
-            inflight_bytes_max=INFLIGHT_BYTES_MAX,
-            pre_vote=config.pre_vote,
-            # It leads on until it stops: see REMOVED_STOP_S.
-            step_down_on_removal=False,
-        )
+        quota_bytes=config.quota_bytes,
+        request_timeout_s=config.request_timeout_s,
+        request_bytes_max=config.max_request_bytes,
+        txn_ops_max=config.max_txn_ops,
+        progress_interval_s=config.watch_progress_interval_s,
+        strict_reconfig_check=config.strict_reconfig_check,
     )
 
 
@@ -254,122 +227,14 @@ class Member:
         self._end = end
         self._is_removed = False
         self._log = logs.get("member")
-        self._loop = loop = asyncio.get_running_loop()
-        clock = SystemClock()
-        tick_s = config.heartbeat_interval_ms / 1000
-        timeout_s = config.request_timeout_s
+        self.loop = loop = asyncio.get_running_loop()
+        self.clock: Clock = SystemClock()
+        self.rng = system_rng()
         self.workers = Workers(loop, self.fatal)
-        self.machine = _build_machine(config, data, self.workers, clock)
-        node = _build_node(config, data)
-        self.membership = Membership(
-            member_id=self.id,
-            members=self.machine.members,
-            clock=clock,
-            timeout_s=timeout_s,
-            strict_reconfig_check=config.strict_reconfig_check,
-            removed=self._removed,
-        )
-        self.transport = PeerTransport(
-            _identity(config, data),
-            self.membership,
-            installer=datadir.KeyspaceInstaller(data.backend.path),
-            dial_timeout_s=1 + config.election_timeout_ms / 1000,
-        )
-        self.turns = Turns(
-            member_id=self.id,
-            machine=self.machine,
-            membership=self.membership,
-            transport=self.transport,
-            workers=self.workers,
-            loop=loop,
-        )
-        replica = Replica(
-            node=node,
-            wal=data.wal,
-            machine=self.machine,
-            transport=self.transport,
-            observer=self.turns,
-            applied_index=data.backend.applied_index,
-        )
-        self.driver = Driver(
-            replica,
-            loop=loop,
-            tick_s=tick_s,
-            held_ticks=config.election_ticks,
-            fatal=self.fatal,
-        )
-        ids = RequestIds(self.id, clock.wall_s())
-        self.proposer = Proposer(
-            self.driver,
-            ids,
-            monotonic_s=clock.monotonic_s,
-            request_bytes_max=config.max_request_bytes,
-            timeout_s=timeout_s,
-        )
-        self.reads = LinearizableReads(
-            self.driver, next_id=ids.next, monotonic_s=clock.monotonic_s, timeout_s=timeout_s
-        )
-        self.chores = Chores(
-            node=node,
-            machine=self.machine,
-            proposer=self.proposer,
-            reads=self.reads,
-            loop=loop,
-            monotonic_s=clock.monotonic_s,
-            election_timeout_s=config.election_timeout_ms / 1000,
-            versions=self._common_version,
-            kv_path=data.backend.path,
-        )
-        self.driver.bind(self.reads)
-        self.membership.bind(self.driver, self.proposer, self.transport)
-        self.turns.bind(
-            driver=self.driver, proposer=self.proposer, reads=self.reads, chores=self.chores
-        )
-        self.guard = LeaderGuard(
-            lambda: node.leader != 0,
-            monotonic_s=clock.monotonic_s,
-            election_timeout_s=config.election_timeout_ms / 1000,
-        )
-        facts = Facts(
-            self.id,
-            node=node,
-            machine=self.machine,
-            membership=self.membership,
-            turns=self.turns,
-            reads=self.reads,
-            loop=loop,
-        )
+        self.core = core = Core(data, _tuning(config), self)
         metrics = Metrics(extensive=config.metrics_extensive)
-        self.serving = Serving(
-            config,
-            clients,
-            peers,
-            headers=Headers(self.cluster_id, self.id, node, lambda: self.machine.revision),
-            facts=facts,
-            guard=self.guard,
-            machine=self.machine,
-            proposer=self.proposer,
-            reads=self.reads,
-            membership=self.membership,
-            transport=self.transport,
-            metrics=metrics,
-            loop=loop,
-            fatal=self.fatal,
-            bug=self.bug,
-        )
-        feed(
-            metrics,
-            facts=facts,
-            driver=self.driver,
-            machine=self.machine,
-            proposer=self.proposer,
-            reads=self.reads,
-            chores=self.chores,
-            turns=self.turns,
-            quota_bytes=config.quota_bytes,
-            client_listener=self.serving.client_listener,
-            transport=self.transport,
-        )
+        self.serving = Serving(config, clients, peers, core=core, metrics=metrics, bug=self.bug)
+        feed(metrics, core, client_listener=self.serving.client_listener)
         self._known_peers = plan.peers if plan is not None else []
         self._publishing: asyncio.Task[None] | None = None
         self._starting: asyncio.Task[None] | None = None
@@ -384,20 +249,16 @@ class Member:
             "starting member",
             local_member_id=f"{self.id:x}",
             cluster_id=f"{self.cluster_id:x}",
-            applied_index=self.machine.applied_index,
-            revision=self.machine.revision,
+            applied_index=self.core.machine.applied_index,
+            revision=self.core.machine.revision,
         )
-        await self.transport.start()
-        for peer in self._known_peers:
-            self.transport.add_peer(peer.id, peer.peer_urls)
-        if len(self.machine.members):
-            self.membership.changed()
+        await self.core.transport.start()
+        self.core.meet(self._known_peers)
         await self.serving.start_peers()
-        self.driver.start([self.chores, self.membership, self.guard])
+        self.core.start()
         if self.config.initial_election_tick_advance:
-            self._starting = self._loop.create_task(self._hurry_election())
-        self.chores.compact_soon()
-        self._publishing = self._loop.create_task(self._publish())
+            self._starting = self.loop.create_task(self._hurry_election())
+        self._publishing = self.loop.create_task(self._publish())
         # What start-up made stays for good: the collector need not look at it again. Gen 2 then
         # runs seldom enough that its pauses stay far below a heartbeat.
         gc.collect()
@@ -407,27 +268,23 @@ class Member:
     async def _hurry_election(self) -> None:
         """Skip most of the first election timeout: at once when alone, else once a peer answers
         (etcd: adjustTicks). The last tick is left, so that a leader there is can speak up."""
-        if len(self.machine.members.voters()) > 1 or self._known_peers:
+        transport, driver = self.core.transport, self.core.driver
+        if len(self.core.machine.members.voters()) > 1 or self._known_peers:
             for _ in range(HURRY_TRIES):
-                if any(self.transport.is_active(id) for id in self.transport.peer_ids):
+                if any(transport.is_active(id) for id in transport.peer_ids):
                     break
                 await asyncio.sleep(HURRY_PAUSE_S)
             else:
                 return
-        if not self.driver.has_leader:
-            self.driver.advance_ticks(self.config.election_ticks - 1)
+        if not driver.has_leader:
+            driver.advance_ticks(self.config.election_ticks - 1)
 
     async def _publish(self) -> None:
         """Tell the cluster this member's name and client URLs, then serve clients."""
         urls = [url.text for url in self.config.advertise_client_urls]
         while True:
-            request = InternalRaftRequest()
-            change = request.cluster_member_attr_set
-            change.member_ID = self.id
-            change.member_attributes.name = self.config.name
-            change.member_attributes.client_urls.extend(urls)
-            answered: asyncio.Future[Message | EtcdError] = self._loop.create_future()
-            self.proposer.propose(request, partial(_answer, answered))
+            answered: asyncio.Future[Message | EtcdError] = self.loop.create_future()
+            self.core.publish(self.config.name, urls, partial(_answer, answered))
             # Said again soon, for it may be said twice: one that went to a dying leader would
             # keep clients waiting for the whole request timeout.
             await asyncio.wait([answered], timeout=PUBLISH_AGAIN_S)
@@ -451,17 +308,18 @@ class Member:
         for task in (self._starting, self._publishing):
             if task is not None:
                 task.cancel()
-        handed: asyncio.Future[EtcdError | None] = self._loop.create_future()
-        self.membership.hand_over(lambda error: None if handed.done() else handed.set_result(error))
+        handed: asyncio.Future[EtcdError | None] = self.loop.create_future()
+        core = self.core
+        core.membership.hand_over(lambda error: None if handed.done() else handed.set_result(error))
         await handed
         await self.serving.stop(STOP_GRACE_S)
-        self.proposer.stop()
-        self.reads.stop()
-        self.chores.stop()
-        await self.driver.stop()
-        await self.transport.stop()
+        core.proposer.stop()
+        core.reads.stop()
+        core.chores.stop()
+        await core.driver.stop()
+        await core.transport.stop()
         self.workers.stop()
-        self.machine.close()
+        core.machine.close()
         self._data.wal.close()
         self._data.close()
         self._log.info("stopped member", local_member_id=f"{self.id:x}")
@@ -506,7 +364,7 @@ class Member:
         logs.flush(1.0)
         os._exit(DISK_EXIT)
 
-    def _removed(self) -> None:
+    def removed(self) -> None:
         if self._is_removed:
             return
         self._is_removed = True
@@ -516,13 +374,47 @@ class Member:
             local_member_id=f"{self.id:x}",
             data_dir=self.config.data_dir,
         )
-        self._loop.call_later(REMOVED_STOP_S, self._end, 0)
+        self.loop.call_later(REMOVED_STOP_S, self._end, 0)
 
-    async def _common_version(self) -> str:
-        """The cluster version that all members can run; empty while one of them is silent."""
+    # What the core is put into (core.Surroundings)
+
+    def make_transport(self, membership: Membership) -> PeerTransport:
+        return PeerTransport(
+            _identity(self.config, self._data),
+            membership,
+            installer=datadir.KeyspaceInstaller(self._data.backend.path),
+            dial_timeout_s=1 + self.config.election_timeout_ms / 1000,
+        )
+
+    def commits(self) -> Commits | None:
+        return None
+
+    def watched(self, machine: StateMachine) -> Machine:
+        return machine
+
+    def proposing(self, proposer: Proposer) -> Proposer:
+        return proposer
+
+    async def common_version(self) -> str:
         found: list[str | None] = [SERVER_VERSION]
-        for member in self.machine.members.all():
+        for member in self.core.machine.members.all():
             if member.id != self.id:
-                versions = await fetch_versions(self.transport.client, member.peer_urls)
+                versions = await fetch_versions(self.core.transport.client, member.peer_urls)
                 found.append(versions.server if versions is not None else None)
         return members.decide_cluster_version(found)
+
+    async def post(self, url: str, body: bytes) -> tuple[int, bytes]:
+        base, slash, path = url.partition("/leases")
+        try:
+            answer = await self.core.transport.client.request(
+                "POST",
+                base,
+                slash + path,
+                headers={"Content-Type": "application/protobuf"},
+                timeout_s=1.0,
+                body=body,
+                body_bytes_max=LEASE_POST_BYTES_MAX,
+            )
+        except (Unreachable, OSError):
+            return 0, b""
+        return answer.status, answer.body

@@ -5,39 +5,25 @@ that a later version will have; it is answered with "unimplemented", as gRPC ans
 method.
 """
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
 from pyetcd.proto.services import METHODS
 from pyetcd.server.api import health
-from pyetcd.server.api.base import Headers
-from pyetcd.server.api.cluster import ClusterApi
-from pyetcd.server.api.guard import LeaderGuard, OnLearner, never
-from pyetcd.server.api.kv import KvApi
-from pyetcd.server.api.lease import LeaseApi
-from pyetcd.server.api.maintenance import MaintenanceApi
-from pyetcd.server.api.watch import WatchApi
+from pyetcd.server.api.guard import OnLearner, never
 from pyetcd.server.config import Config
-from pyetcd.server.facts import Facts
+from pyetcd.server.core import Core
 from pyetcd.server.http.ops import Ops
 from pyetcd.server.http.peer_port import PeerPort
 from pyetcd.server.http.router import ClientPort, Router
 from pyetcd.server.listen import Listener
 from pyetcd.server.logs import get
-from pyetcd.server.machine import StateMachine
-from pyetcd.server.membership import Membership
 from pyetcd.server.metrics import Metrics
-from pyetcd.server.peer.client import Unreachable
-from pyetcd.server.peer.transport import PeerTransport
-from pyetcd.server.propose import Proposer
-from pyetcd.server.reads import LinearizableReads
 from pyetcd.server.startup import Bound
 from pyetcd.server.wire.grpc import Dispatcher
 from pyetcd.server.wire.limits import Limits
 
 GRPC_OVERHEAD_BYTES = 512 * 1024  # etcd: grpcOverheadBytes, on top of --max-request-bytes
-LEASE_POST_BYTES_MAX = 64 * 1024
 
 
 class Serving:
@@ -49,61 +35,15 @@ class Serving:
         clients: list[Bound],
         peers: list[Bound],
         *,
-        headers: Headers,
-        facts: Facts,
-        guard: LeaderGuard,
-        machine: StateMachine,
-        proposer: Proposer,
-        reads: LinearizableReads,
-        membership: Membership,
-        transport: PeerTransport,
+        core: Core,
         metrics: Metrics,
-        loop: asyncio.AbstractEventLoop,
-        fatal: Callable[[BaseException], None],
         bug: Callable[[BaseException], None],
     ) -> None:
         log = get("serving")
         self._clients = clients
         self._peers = peers
-        self._transport = transport
-        self._guard = guard
-        guard.is_learner = lambda: facts.is_learner
-        self.kv = KvApi(
-            headers=headers,
-            proposer=proposer,
-            reads=reads,
-            store=machine,
-            quota=facts,
-            txn_ops_max=config.max_txn_ops,
-        )
-        self.watch = WatchApi(
-            machine.hub,
-            headers,
-            guard=guard,
-            loop=loop,
-            fatal=fatal,
-            request_bytes_max=config.max_request_bytes,
-            progress_interval_s=config.watch_progress_interval_s,
-        )
-        self.lease = LeaseApi(
-            headers=headers,
-            proposer=proposer,
-            reads=reads,
-            lessor=machine.lessor,
-            leadership=facts,
-            guard=guard,
-            quota=facts,
-            post=self._post,
-            loop=loop,
-            timeout_s=config.request_timeout_s,
-        )
-        self.cluster = ClusterApi(
-            headers=headers,
-            reads=reads,
-            members=machine.members,
-            configurer=membership,
-        )
-        self.maintenance = MaintenanceApi(headers=headers, proposer=proposer, member=facts)
+        self._guard = core.guard
+        self._services = core.services
         limits = Limits(
             request_bytes_max=config.max_request_bytes + GRPC_OVERHEAD_BYTES,
             keepalive_interval_s=config.grpc_keepalive_interval_s,
@@ -111,7 +51,7 @@ class Serving:
             keepalive_min_time_s=config.grpc_keepalive_min_time_s,
         )
         router = Router()
-        Ops(facts, metrics).add_to(router, client_port=True)
+        Ops(core.facts, metrics).add_to(router, client_port=True)
         client_port = ClientPort(
             router,
             origins=config.cors,
@@ -122,12 +62,16 @@ class Serving:
         # etcd 3.5 answers gRPC on the peer port, too; nothing uses it and 3.6 took it away.
         self.peer_listener = Listener(
             None,
-            PeerPort(transport, facts, machine.members, self.lease, loop).service(),
+            PeerPort(
+                core.transport, core.facts, core.machine.members, core.services.lease, core.loop
+            ).service(),
             on_bug=bug,
         )
 
     def _dispatcher(self) -> Dispatcher:
-        kv, lease, cluster, maintenance = self.kv, self.lease, self.cluster, self.maintenance
+        services = self._services
+        kv, lease, cluster = services.kv, services.lease, services.cluster
+        maintenance = services.maintenance
         unary: dict[str, Any] = {  # Any: each handler takes the request class of its own method
             "/etcdserverpb.KV/Range": kv.range,
             "/etcdserverpb.KV/Put": kv.put,
@@ -151,7 +95,7 @@ class Serving:
             "/grpc.health.v1.Health/Check": health.check,
         }
         streams = {
-            "/etcdserverpb.Watch/Watch": self.watch.watch,
+            "/etcdserverpb.Watch/Watch": services.watch.watch,
             "/etcdserverpb.Lease/LeaseKeepAlive": lease.lease_keep_alive,
             "/grpc.health.v1.Health/Watch": health.watch,
         }
@@ -165,23 +109,6 @@ class Serving:
             {path: (METHODS[path].request, handler) for path, handler in unary.items()},
             {path: (METHODS[path].request, handler) for path, handler in streams.items()},
         )
-
-    async def _post(self, url: str, body: bytes) -> tuple[int, bytes]:
-        """Ask another member over its peer port; status 0 when it does not answer."""
-        base, slash, path = url.partition("/leases")
-        try:
-            answer = await self._transport.client.request(
-                "POST",
-                base,
-                slash + path,
-                headers={"Content-Type": "application/protobuf"},
-                timeout_s=1.0,
-                body=body,
-                body_bytes_max=LEASE_POST_BYTES_MAX,
-            )
-        except (Unreachable, OSError):
-            return 0, b""
-        return answer.status, answer.body
 
     async def start_peers(self) -> None:
         for bound in self._peers:

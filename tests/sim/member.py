@@ -1,4 +1,4 @@
-"""One member of the simulated cluster: production parts put together as server/member.py does it.
+"""One member of the simulated cluster: a real core (server/core.py) in simulated surroundings.
 
 What is left out is what needs sockets and threads: the listener and the peer transport are
 replaced by the simulated network, the WAL thread and the workers by events on the virtual clock.
@@ -18,28 +18,19 @@ from sim.network import Network
 
 from pyetcd.proto.errors import EtcdError
 from pyetcd.proto.raft_internal_pb2 import InternalRaftRequest
-from pyetcd.raft.rawnode import Config as RaftConfig
-from pyetcd.raft.rawnode import RawNode
 from pyetcd.raft.types import Message, MsgType
 from pyetcd.server import datadir
-from pyetcd.server.api.base import Headers
-from pyetcd.server.api.cluster import ClusterApi
-from pyetcd.server.api.guard import LeaderGuard
-from pyetcd.server.api.kv import KvApi
-from pyetcd.server.api.lease import LeaseApi
-from pyetcd.server.api.watch import WatchApi
 from pyetcd.server.bootstrap import Plan
-from pyetcd.server.chores import Chores
-from pyetcd.server.facts import Facts
-from pyetcd.server.loop import Driver
-from pyetcd.server.machine import StateMachine, load_conf_state
-from pyetcd.server.member import REMOVED_STOP_S
+from pyetcd.server.core import Core, Tuning
+from pyetcd.server.machine import StateMachine
+from pyetcd.server.member import (
+    INFLIGHT_BYTES_MAX,
+    INFLIGHT_MAX,
+    REMOVED_STOP_S,
+    UNCOMMITTED_BYTES_MAX,
+)
 from pyetcd.server.membership import Membership
-from pyetcd.server.propose import Proposer, RequestIds
-from pyetcd.server.reads import LinearizableReads
-from pyetcd.server.replica import Replica
-from pyetcd.server.turns import Turns
-from pyetcd.store.lease import ttl_min_s
+from pyetcd.server.propose import Proposer
 from pyetcd.store.lockfile import LockFile
 from pyetcd.store.members import Member as Peer
 from pyetcd.store.snapshot import Copy, SnapshotFailed
@@ -146,7 +137,7 @@ class SimulatedMember:
 
 
 class Process:
-    """Everything in the memory of one run. The order is that of server/member.py."""
+    """Everything in the memory of one run; the surroundings of its core."""
 
     def __init__(self, member: SimulatedMember, data: datadir.DataDir) -> None:
         world, shape = member.world, member.world.shape
@@ -155,170 +146,26 @@ class Process:
         self.is_serving = False
         self.is_removed = False
         self.loop = loop = MemberLoop(world.clock, lambda text: world.fail("task", text))
-        clock = world.clock
+        self.clock = world.clock
+        self.rng = member.rng
         self.workers = Workers(loop, member, shape.job_s, self.fatal)
-        datadir.settle(data, load_conf_state(data.backend))
-        self.lease_ttl_min_s = ttl_min_s(
-            election_ticks=shape.election_ticks, tick_ms=int(shape.tick_s * 1000)
-        )
-        self.machine = StateMachine(
-            data.backend,
-            data.wal,
-            member_id=member.id,
-            monotonic_s=clock.monotonic_s,
-            lease_ttl_min_s=self.lease_ttl_min_s,
-            quota_bytes=2 << 30,
-            snapshot_count=shape.snapshot_count,
-            catchup_entries=shape.catchup_entries,
-            run=self.workers.run,
-            quiesce=self.workers.quiesce,
-        )
-        self.node = RawNode(
-            RaftConfig(
-                id=member.id,
-                storage=data.wal,
-                rng=member.rng,
-                election_ticks=shape.election_ticks,
-                applied=data.backend.applied_index,
-                message_bytes_max=shape.message_bytes_max,
-                committed_bytes_max=shape.committed_bytes_max,
-                pre_vote=shape.pre_vote,
-                step_down_on_removal=False,
-            )
-        )
-        self.membership = Membership(
-            member_id=member.id,
-            members=self.machine.members,
-            clock=clock,
-            timeout_s=shape.request_timeout_s,
-            strict_reconfig_check=True,
-            removed=self._removed,
-        )
-        self.transport = Transport(member, self)
-        self.turns = Turns(
-            member_id=member.id,
-            machine=self.machine,
-            membership=self.membership,
-            transport=self.transport,
-            workers=self.workers,
-            loop=loop,
-        )
-        self.replica = Replica(
-            node=self.node,
-            wal=data.wal,
-            machine=world.wrap(member)(self.machine),
-            transport=self.transport,
-            observer=self.turns,
-            applied_index=data.backend.applied_index,
-        )
         self.log_thread = LogThread(loop, member, shape.commit_s)
-        self.driver = Driver(
-            self.replica,
-            loop=loop,
-            tick_s=shape.tick_s,
-            held_ticks=shape.election_ticks,
-            fatal=self.fatal,
-            thread=self.log_thread,
-        )
-        ids = RequestIds(member.id, clock.wall_s())
-        self.proposer = Proposer(
-            self.driver,
-            ids,
-            monotonic_s=clock.monotonic_s,
-            request_bytes_max=REQUEST_BYTES_MAX,
-            timeout_s=shape.request_timeout_s,
-        )
-        self.reads = LinearizableReads(
-            self.driver,
-            next_id=ids.next,
-            monotonic_s=clock.monotonic_s,
-            timeout_s=shape.request_timeout_s,
-        )
-        election_timeout_s = shape.election_ticks * shape.tick_s
-        self.chores = Chores(
-            node=self.node,
-            machine=self.machine,
-            proposer=self.proposer,
-            reads=self.reads,
-            loop=loop,
-            monotonic_s=clock.monotonic_s,
-            election_timeout_s=election_timeout_s,
-            versions=_version,
-            kv_path=data.backend.path,
-        )
-        self.driver.bind(self.reads)
-        self.membership.bind(self.driver, self.proposer, self.transport)
-        self.turns.bind(
-            driver=self.driver, proposer=self.proposer, reads=self.reads, chores=self.chores
-        )
-        self.guard = LeaderGuard(
-            lambda: self.node.leader != 0,
-            monotonic_s=clock.monotonic_s,
-            election_timeout_s=election_timeout_s,
-        )
-        self.facts = facts = Facts(
-            member.id,
-            node=self.node,
-            machine=self.machine,
-            membership=self.membership,
-            turns=self.turns,
-            reads=self.reads,
-            loop=loop,
-        )
-        headers = Headers(data.wal.cluster_id, member.id, self.node, lambda: self.machine.revision)
-        self.tap = Tap(self.proposer)
-        self.kv = KvApi(
-            headers=headers,
-            proposer=self.tap,
-            reads=self.reads,
-            store=self.machine,
-            quota=facts,
-            txn_ops_max=128,
-        )
-        self.lease = LeaseApi(
-            headers=headers,
-            proposer=self.tap,
-            reads=self.reads,
-            lessor=self.machine.lessor,
-            leadership=facts,
-            guard=self.guard,
-            quota=facts,
-            post=self._post,
-            loop=loop,
-            timeout_s=shape.request_timeout_s,
-        )
-        self.cluster = ClusterApi(
-            headers=headers,
-            reads=self.reads,
-            members=self.machine.members,
-            configurer=self.membership,
-        )
-        self.watch = WatchApi(
-            self.machine.hub,
-            headers,
-            guard=self.guard,
-            loop=loop,
-            fatal=self.fatal,
-            request_bytes_max=REQUEST_BYTES_MAX,
-            progress_interval_s=2.0,
-        )
+        self.core = core = Core(data, tuning(shape), self)
+        # Short names for who looks on.
+        self.machine, self.node, self.membership = core.machine, core.node, core.membership
+        self.replica, self.driver, self.reads = core.replica, core.driver, core.reads
+        self.facts = core.facts
+        services = core.services
+        self.kv, self.lease, self.cluster = services.kv, services.lease, services.cluster
+        self.watch, self.maintenance = services.watch, services.maintenance
 
     def start(self, known_peers: Sequence[Peer]) -> None:
-        for peer in known_peers:
-            self.transport.add_peer(peer.id, peer.peer_urls)
-        if len(self.machine.members):
-            self.membership.changed()
-        self.driver.start([self.chores, self.membership, self.guard])
-        self.chores.compact_soon()
+        self.core.meet(known_peers)
+        self.core.start()
         self.publish()
 
     def publish(self) -> None:
         """As Member._publish: clients are served once this entry was applied."""
-        request = InternalRaftRequest()
-        change = request.cluster_member_attr_set
-        change.member_ID = self.member.id
-        change.member_attributes.name = self.member.name
-        change.member_attributes.client_urls.append(f"http://{self.member.name}")
 
         def done(answer: object) -> None:
             if isinstance(answer, EtcdError):
@@ -326,10 +173,29 @@ class Process:
             else:
                 self.is_serving = True
 
-        self.proposer.propose(request, done)
+        self.core.publish(self.member.name, [f"http://{self.member.name}"], done)
 
-    def _removed(self) -> None:
-        """Member._removed ends the process."""
+    # core.Surroundings
+
+    def make_transport(self, membership: Membership) -> "Transport":
+        self.transport = Transport(self.member, self)
+        return self.transport
+
+    def commits(self) -> "LogThread":
+        return self.log_thread
+
+    def watched(self, machine: StateMachine) -> Any:
+        return self.member.world.wrap(self.member)(machine)
+
+    def proposing(self, proposer: Proposer) -> "Tap":
+        self.tap = Tap(proposer)
+        return self.tap
+
+    async def common_version(self) -> str:
+        return "3.5.0"
+
+    def removed(self) -> None:
+        """Member.removed ends the process."""
         if not self.is_removed:
             self.is_removed = True
             self.member.world.say(self.member.name, "was removed from the cluster")
@@ -341,7 +207,7 @@ class Process:
     def fatal(self, error: BaseException) -> None:
         raise error  # to the world, which knows whether the disk was cut off
 
-    async def _post(self, url: str, body: bytes) -> tuple[int, bytes]:
+    async def post(self, url: str, body: bytes) -> tuple[int, bytes]:
         """Ask a peer's lease handler over the simulated network."""
         world, loop = self.member.world, self.loop
         answered = loop.create_future()
@@ -374,8 +240,25 @@ class Process:
         return found
 
 
-async def _version() -> str:
-    return "3.5.0"
+def tuning(shape: Shape) -> Tuning:
+    return Tuning(
+        tick_s=shape.tick_s,
+        election_ticks=shape.election_ticks,
+        pre_vote=shape.pre_vote,
+        message_bytes_max=shape.message_bytes_max,
+        committed_bytes_max=shape.committed_bytes_max,
+        uncommitted_bytes_max=UNCOMMITTED_BYTES_MAX,
+        inflight_max=INFLIGHT_MAX,
+        inflight_bytes_max=INFLIGHT_BYTES_MAX,
+        snapshot_count=shape.snapshot_count,
+        catchup_entries=shape.catchup_entries,
+        quota_bytes=2 << 30,
+        request_timeout_s=shape.request_timeout_s,
+        request_bytes_max=REQUEST_BYTES_MAX,
+        txn_ops_max=128,
+        progress_interval_s=2.0,
+        strict_reconfig_check=True,
+    )
 
 
 class Tap:
