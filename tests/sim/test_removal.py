@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 from sim.disk import Disks, installed
-from sim.world import World, tuned
+from sim.shape import tuned
+from sim.world import World
 
 from pyetcd.raft.types import ConfChange, ConfChangeType, MsgType
 
@@ -28,7 +29,7 @@ def test_the_other_learns_that_it_is_alone(tmp_path: Path, disks: Disks) -> None
     try:
         with tuned(world.shape):
             for member in world.members.values():
-                world._boot(member)
+                world.boot(member)
             world._wait(10.0, world._has_leader, "no leader")
             world._until(world.clock.now_s + 1.0)
             first, second = world.members.values()

@@ -12,9 +12,8 @@ a `Report` or raises `Violation`; `events` holds one line for each thing that ha
 import hashlib
 import random
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,131 +27,21 @@ from sim.checkers import (
 )
 from sim.clock import Clock, MemberLoop, Timer
 from sim.disk import Disks
+from sim.faults import FAULTS, end_all
 from sim.member import SimulatedMember
 from sim.model import Model
-from sim.network import Network, NetworkOptions
+from sim.network import Network
+from sim.shape import Shape, tuned
 from sim.workload import Client, Operator, Watcher
 
-from pyetcd.raft.types import ConfChange, ConfChangeType, Entry, Message, MsgType, Role
-from pyetcd.server import machine as machine_module
+from pyetcd.raft.types import ConfChange, ConfChangeType, Entry, Message, Role
 from pyetcd.server.bootstrap import InitialCluster, Plan, plan_join, plan_new
 from pyetcd.server.peer.survey import RemoteCluster
-from pyetcd.store import compact as compact_module
-from pyetcd.store import streams, tail, wal, watch
 from pyetcd.store.lease import ttl_min_s
 from pyetcd.store.wal import Wal
 
 HEALED_S = 10.0
 QUIET_S = 30.0
-# A member that has just sent one of these has promised something, or has told half of the others.
-AMBUSHES = (
-    MsgType.APP_RESP, MsgType.VOTE_RESP, MsgType.VOTE_RESP, MsgType.PRE_VOTE_RESP, MsgType.VOTE,
-    MsgType.APP, MsgType.HEARTBEAT_RESP, MsgType.READ_INDEX, MsgType.TIMEOUT_NOW,
-)  # fmt: skip
-FAULTS = (
-    "kill", "power", "power_all", "fuse", "isolate", "one_way", "halves", "clog", "pause",
-    "transfer", "stall", "loss", "ambush",
-)  # fmt: skip
-
-
-@dataclass
-class Shape:
-    """What the seed has drawn."""
-
-    members: int
-    tick_s: float
-    election_ticks: int
-    pre_vote: bool
-    snapshot_count: int
-    catchup_entries: int
-    request_timeout_s: float
-    client_timeout_s: float
-    message_bytes_max: int
-    committed_bytes_max: int
-    commit_s: tuple[float, float]
-    job_s: tuple[float, float]
-    network: NetworkOptions
-    clients: int
-    watchers: int
-    keys: int
-    think_s: float
-    large_values: float
-    chaos_s: float
-    fault_every_s: float
-    faults: tuple[str, ...]
-    wal_checkpoint_frames: int
-    wal_cut_slice: int
-    kv_wal_bytes: int
-    tail_entries: int
-    compact_rows: int
-    membership: bool
-    watch_replies: int
-
-    @classmethod
-    def draw(cls, rng: random.Random) -> "Shape":
-        election_ticks = rng.choice((5, 10, 10))
-        tick_s = rng.choice((0.03, 0.1, 0.1))
-        # A disk or network slower than this has no leader even without faults.
-        timeout_s = min(1.0, election_ticks * tick_s)
-        lossy = rng.random() < 0.5
-        return cls(
-            members=rng.choice((1, 3, 3, 3, 5)),
-            tick_s=tick_s,
-            election_ticks=election_ticks,
-            pre_vote=rng.random() < 0.8,
-            snapshot_count=rng.choice((10, 50, 100, 1000)),
-            catchup_entries=rng.choice((1, 5, 20, 100)),
-            request_timeout_s=5 + 2 * election_ticks * tick_s,
-            client_timeout_s=rng.choice((1.0, 8.0)),
-            message_bytes_max=rng.choice((0, 1000, 512 * 1024)),
-            committed_bytes_max=rng.choice((0, 1000, 4 << 20)),
-            commit_s=(0.0002, timeout_s * rng.choice((0.002, 0.02, 0.2))),
-            job_s=(0.0005, rng.choice((0.005, 0.1, 1.0))),
-            network=NetworkOptions(
-                loss=rng.choice((0.01, 0.1)) if lossy else 0.0,
-                duplication=rng.choice((0.0, 0.02, 0.2)),
-                reordering=rng.choice((0.0, 0.02, 0.2)),
-                delay_s=(0.0002, timeout_s * rng.choice((0.005, 0.05, 0.25))),
-                encoded=rng.random() < 0.3,
-            ),
-            clients=rng.randint(2, 6),
-            watchers=rng.randint(1, 4),
-            keys=rng.randint(3, 12),
-            think_s=rng.choice((0.01, 0.05, 0.2)),
-            large_values=rng.choice((0.0, 0.0, 0.1)),
-            chaos_s=rng.choice((10.0, 20.0, 40.0)),
-            fault_every_s=rng.choice((0.5, 1.5, 4.0)),
-            faults=tuple(f for f in FAULTS if rng.random() < 0.6),
-            wal_checkpoint_frames=rng.choice((10, 50, 2000)),
-            wal_cut_slice=rng.choice((7, 1000)),
-            kv_wal_bytes=rng.choice((100_000, 64 << 20)),
-            tail_entries=rng.choice((16, 100, 10_000)),
-            compact_rows=rng.choice((3, 200)),
-            membership=rng.random() < 0.35,
-            watch_replies=rng.choice((4, 1024)),
-        )
-
-
-@contextmanager
-def tuned(shape: Shape) -> Iterator[None]:
-    """Bounds of production modules, small enough to be met in a short run."""
-    values: list[tuple[Any, str, int]] = [
-        (wal, "CHECKPOINT_FRAMES", shape.wal_checkpoint_frames),
-        (wal, "CUT_SLICE", shape.wal_cut_slice),
-        (tail, "ENTRIES_MAX", shape.tail_entries),
-        (machine_module, "WAL_BYTES_MAX", shape.kv_wal_bytes),
-        (compact_module, "STEP_ROWS", shape.compact_rows),
-        (streams, "REPLIES_MAX", shape.watch_replies),
-        (watch, "REVISIONS_MAX", 10 if shape.watch_replies < 100 else 1000),
-    ]
-    before = [(module, name, getattr(module, name)) for module, name, _ in values]
-    for module, name, value in values:
-        setattr(module, name, value)
-    try:
-        yield
-    finally:
-        for module, name, value in before:
-            setattr(module, name, value)
 
 
 @dataclass
@@ -232,7 +121,7 @@ class World:
             self._add_member(name, plan)
         self.by_loop: dict[MemberLoop, SimulatedMember] = {}
         self._leaders: dict[int, int] = {}
-        self._loss = shape.network.loss
+        self.loss = shape.network.loss
         self.say("world", str(shape))
 
     # What members and clients call
@@ -298,7 +187,7 @@ class World:
         initial = InitialCluster(name, urls, "sim", found.peer_urls, is_new=False)
         member = self._add_member(name, plan_join(initial, remote, {}))
         assert member.id == id
-        self._boot(member)
+        self.boot(member)
 
     @property
     def _current(self) -> list[SimulatedMember]:
@@ -312,7 +201,7 @@ class World:
         shape = self.shape
         random.seed(self.seed)
         for member in list(self.members.values()):
-            self._boot(member)
+            self.boot(member)
         clients = [Client(self, n) for n in range(1, shape.clients + 1)]
         watchers = [Watcher(self, n) for n in range(1, shape.watchers + 1)]
         operators = [Operator(self)] if shape.membership else []
@@ -389,14 +278,14 @@ class World:
             if not member.disk.is_dead:
                 raise
         if member.disk.is_dead:
-            self._crash(member, power=member.crash_with_power, why="in the middle of a write")
+            self.crash(member, power=member.crash_with_power, why="in the middle of a write")
             return
         if member.is_removed:
-            self._crash(member, power=False, why="as it was removed")
+            self.crash(member, power=False, why="as it was removed")
             return
         if member.is_ambushed:
             member.is_ambushed = False
-            self._crash(member, power=self.rng.random() < 0.7, why="after a message", down_s=0.01)
+            self.crash(member, power=self.rng.random() < 0.7, why="after a message", down_s=0.01)
             return
         process = member.process
         if process is not None:
@@ -463,7 +352,7 @@ class World:
 
     # Faults
 
-    def _boot(self, member: SimulatedMember) -> None:
+    def boot(self, member: SimulatedMember) -> None:
         if member.is_up or member.is_removed:
             return
         member.crash_with_power = True
@@ -474,18 +363,16 @@ class World:
         except Exception:
             if not member.disk.is_dead:
                 raise
-            self._crash(member, power=member.crash_with_power, why="while it started")
+            self.crash(member, power=member.crash_with_power, why="while it started")
             return
         assert member.process is not None
         self.by_loop[member.process.loop] = member
         if member.disk.is_dead:
-            self._crash(member, power=member.crash_with_power, why="while it started")
+            self.crash(member, power=member.crash_with_power, why="while it started")
             return
         self.raft_checker.step(member.id, member.process.node, member.starts)
 
-    def _crash(
-        self, member: SimulatedMember, *, power: bool, why: str, down_s: float = 0.0
-    ) -> None:
+    def crash(self, member: SimulatedMember, *, power: bool, why: str, down_s: float = 0.0) -> None:
         self.say(member.name, f"{'power cut' if power else 'killed'} {why}")
         if member.process is not None:
             del self.by_loop[member.process.loop]
@@ -497,20 +384,10 @@ class World:
             member.disk.restore_power(None)
         down_s = down_s or self.rng.choice((0.01, 0.3, 2.0, 8.0)) * (0.5 + self.rng.random())
         member.ambush = None
-        self.clock.after(down_s, lambda: self._boot(member))
+        self.clock.after(down_s, lambda: self.boot(member))
 
     def _heal(self) -> None:
-        self.say("world", "all faults end")
-        self.network.heal()
-        self.network.options.loss = self._loss = 0.0
-        for member in self.members.values():
-            member.disk.fuse = 0
-            member.ambush = None
-            member.is_ambushed = False
-            member.stall_until_s = 0.0
-            if member.process is not None:
-                member.process.loop.paused_until_s = 0.0
-            self._boot(member)
+        end_all(self)
         for id in [*self.voters, *self.learners]:
             if id not in self.members:
                 self.say("world", f"{id:x} was added and has not started yet")
@@ -524,93 +401,9 @@ class World:
             leaders = [m for m in self.members.values() if m.process and m.process.node.is_leader]
             member = rng.choice(leaders or [member])
         self.faults[fault] = self.faults.get(fault, 0) + 1
-        getattr(self, f"_fault_{fault}")(rng, member)
+        FAULTS[fault](self, rng, member)
         wait_s = rng.expovariate(1 / self.shape.fault_every_s)
         self.clock.after(wait_s, lambda: self._next_fault(rng, end_s))
-
-    def _fault_kill(self, rng: random.Random, member: SimulatedMember) -> None:
-        if member.is_up:
-            self._crash(member, power=False, why="")
-
-    def _fault_power(self, rng: random.Random, member: SimulatedMember) -> None:
-        if member.is_up:
-            self._crash(member, power=True, why="")
-
-    def _fault_power_all(self, rng: random.Random, member: SimulatedMember) -> None:
-        for each in self.members.values():
-            self._fault_power(rng, each)
-
-    def _fault_fuse(self, rng: random.Random, member: SimulatedMember) -> None:
-        """The crash comes at the n-th change of the disk from now on, wherever that is."""
-        changes = rng.choice((1, 3, 10, 30, 100, 300))
-        member.crash_with_power = rng.random() < 0.6
-        member.disk.blow_in(rng.randint(1, changes))
-        self.say(member.name, f"will crash at change {member.disk.fuse}")
-
-    def _fault_ambush(self, rng: random.Random, member: SimulatedMember) -> None:
-        """It crashes just after it has sent a message of this type, and is soon back."""
-        member.ambush = rng.choice(AMBUSHES)
-
-    def _fault_isolate(self, rng: random.Random, member: SimulatedMember) -> None:
-        others = [id for id in self.members if id != member.id]
-        links = [pair for id in others for pair in ((member.id, id), (id, member.id))]
-        self._cut(rng, links, f"is alone: {member.name}")
-
-    def _fault_one_way(self, rng: random.Random, member: SimulatedMember) -> None:
-        others = [id for id in self.members if id != member.id]
-        inward = rng.random() < 0.5
-        links = [(id, member.id) if inward else (member.id, id) for id in others]
-        self._cut(rng, links, f"{member.name} is {'deaf' if inward else 'mute'}")
-
-    def _fault_halves(self, rng: random.Random, member: SimulatedMember) -> None:
-        ids = list(self.members)
-        rng.shuffle(ids)
-        left, right = ids[: len(ids) // 2], ids[len(ids) // 2 :]
-        links = [pair for a in left for b in right for pair in ((a, b), (b, a))]
-        self._cut(rng, links, "two halves")
-
-    def _cut(self, rng: random.Random, links: list[tuple[int, int]], what: str) -> None:
-        self.network.cut(links)
-        self.say("network", what)
-
-        def heal() -> None:
-            self.network.heal()
-            self.say("network", "is whole again")
-
-        self.clock.after(rng.choice((0.2, 2.0, 6.0)) * (0.5 + rng.random()), heal)
-
-    def _fault_clog(self, rng: random.Random, member: SimulatedMember) -> None:
-        seconds = rng.choice((0.3, 1.0, 4.0))
-        other = rng.choice(list(self.members))
-        self.network.clog([(member.id, other), (other, member.id)], seconds)
-        self.say("network", f"a link of {member.name} is clogged for {seconds} s")
-
-    def _fault_pause(self, rng: random.Random, member: SimulatedMember) -> None:
-        seconds = rng.choice((0.1, 1.0, 3.0)) * (0.5 + rng.random())
-        if member.process is not None:
-            member.process.loop.paused_until_s = self.clock.now_s + seconds
-            self.say(member.name, f"is stopped for {seconds:.2f} s")
-
-    def _fault_stall(self, rng: random.Random, member: SimulatedMember) -> None:
-        seconds = rng.choice((0.1, 1.0, 3.0)) * (0.5 + rng.random())
-        member.stall_until_s = self.clock.now_s + seconds
-        self.say(member.name, f"its disk stalls for {seconds:.2f} s")
-
-    def _fault_loss(self, rng: random.Random, member: SimulatedMember) -> None:
-        self.network.options.loss = rng.choice((0.3, 0.7))
-        self.say("network", f"loses {self.network.options.loss:.0%}")
-
-        def end() -> None:
-            self.network.options.loss = self._loss
-
-        self.clock.after(1.0 + rng.random() * 2, end)
-
-    def _fault_transfer(self, rng: random.Random, member: SimulatedMember) -> None:
-        target = rng.choice(list(self.members))
-        process = member.process
-        if process is not None:
-            self.say(member.name, f"asks {self.members[target].name} to lead")
-            process.loop.call_soon(process.membership.move_leader, target, lambda error: None)
 
 
 class Machine:
@@ -660,4 +453,4 @@ def run(
         world.close()
 
 
-__all__ = ["Report", "Shape", "Violation", "World", "fields", "run"]
+__all__ = ["Report", "Violation", "World", "run"]
