@@ -19,9 +19,11 @@ from pyetcd.raft.rawnode import RawNode
 from pyetcd.server import datadir
 from pyetcd.server.api.base import Headers
 from pyetcd.server.api.cluster import ClusterApi
+from pyetcd.server.api.concurrency import ElectionApi, LockApi
 from pyetcd.server.api.guard import LeaderGuard
 from pyetcd.server.api.kv import KvApi
 from pyetcd.server.api.lease import LeaseApi, Post
+from pyetcd.server.api.local import Local
 from pyetcd.server.api.maintenance import MaintenanceApi
 from pyetcd.server.api.watch import WatchApi
 from pyetcd.server.chores import Chores
@@ -168,6 +170,7 @@ class Core:
             monotonic_s=clock.monotonic_s,
             request_bytes_max=tuning.request_bytes_max,
             timeout_s=tuning.request_timeout_s,
+            election_timeout_s=tuning.election_timeout_s,
         )
         self.reads = LinearizableReads(
             self.driver,
@@ -277,6 +280,9 @@ class Services:
             configurer=core.membership,
         )
         self.maintenance = MaintenanceApi(headers=headers, proposer=proposer, member=facts)
+        self.local = Local(core.loop)
+        self.lock = LockApi(self.local)
+        self.election = ElectionApi(self.local)
 
 
 def _node(data: DataDir, tuning: Tuning, rng: Rng) -> RawNode:

@@ -92,11 +92,18 @@ class Serving:
             "/etcdserverpb.Maintenance/Alarm": maintenance.alarm,
             "/etcdserverpb.Maintenance/MoveLeader": maintenance.move_leader,
             "/etcdserverpb.Maintenance/Defragment": maintenance.defragment,
+            "/v3lockpb.Lock/Lock": services.lock.lock,
+            "/v3lockpb.Lock/Unlock": services.lock.unlock,
+            "/v3electionpb.Election/Campaign": services.election.campaign,
+            "/v3electionpb.Election/Proclaim": services.election.proclaim,
+            "/v3electionpb.Election/Leader": services.election.leader,
+            "/v3electionpb.Election/Resign": services.election.resign,
             "/grpc.health.v1.Health/Check": health.check,
         }
         streams = {
             "/etcdserverpb.Watch/Watch": services.watch.watch,
             "/etcdserverpb.Lease/LeaseKeepAlive": lease.lease_keep_alive,
+            "/v3electionpb.Election/Observe": self._guard.stream(services.election.observe),
             "/grpc.health.v1.Health/Watch": health.watch,
         }
         on_learner: dict[str, OnLearner] = {
@@ -105,6 +112,7 @@ class Serving:
         }
         for path, handler in unary.items():
             unary[path] = self._guard.unary(handler, on_learner=on_learner.get(path, never))
+        services.local.bind(unary, services.watch.watch)
         return Dispatcher(
             {path: (METHODS[path].request, handler) for path, handler in unary.items()},
             {path: (METHODS[path].request, handler) for path, handler in streams.items()},

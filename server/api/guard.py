@@ -20,7 +20,7 @@ from typing import Any, Final
 from google.protobuf.message import Message
 
 from pyetcd.proto.errors import NoLeader, NotSupportedForLearner
-from pyetcd.server.wire.grpc import ServerStream, UnaryCall
+from pyetcd.server.wire.grpc import ServerStream, StreamHandler, UnaryCall
 
 TIMEOUTS_MAX: Final = 3
 
@@ -73,6 +73,15 @@ class LeaderGuard:
         finally:
             self._tasks.pop(task, None)
             self._ended.discard(task)
+
+    def stream(self, handler: StreamHandler) -> StreamHandler:
+        """`handler`, run under `watch`."""
+
+        async def guarded(stream: ServerStream) -> None:
+            with self.watch(stream):
+                await handler(stream)
+
+        return guarded
 
     def unary(self, handler: Handler, *, on_learner: OnLearner = never) -> Handler:
         """`handler`, refused while there is no leader when the client says that it needs one, and
