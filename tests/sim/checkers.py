@@ -22,6 +22,7 @@ from pyetcd.proto.raft_internal_pb2 import InternalRaftRequest
 from pyetcd.raft.codec import encode_conf_state
 from pyetcd.raft.confchange import restore
 from pyetcd.raft.invariants import InvariantBroken, NodeView, check
+from pyetcd.raft.monitor import Monitor
 from pyetcd.raft.rawnode import RawNode
 from pyetcd.raft.types import Entry, EntryType, Role
 from pyetcd.store.apply import Applied
@@ -40,34 +41,51 @@ class Violation(AssertionError):
 
 
 class RaftChecker:
-    """Views are made anew only for a member that changed, and their logs are shared windows."""
+    """Makes a view of a member whenever what it shows of raft is another than before.
+
+    With `reference` every step is also judged by raft/invariants.py, which looks at everything
+    anew: slower, and never of another opinion (`python tests/sim --reference`).
+    """
+
+    reference = False
 
     def __init__(self) -> None:
-        self.checks_total = 0
+        self.monitor = Monitor()
         self._views: dict[int, NodeView] = {}
         self._seen: dict[int, tuple[Any, ...]] = {}
+
+    @property
+    def checks_total(self) -> int:
+        return self.monitor.steps_total
 
     def step(self, id: int, node: RawNode, start: int) -> None:
         raft = node.raft
         log = raft.log
-        last = log.last_index
+        unstable = log.unstable
+        # Stored entries change only together with the offset.
         seen = (
-            raft.term, raft.vote, raft.role, log.committed, log.applied, last, log.offset,
-            log.term(last), start, raft.conf,
+            raft.term, raft.vote, raft.role, log.committed, log.applied, log.offset,
+            len(unstable), unstable[-1].term if unstable else 0, log.unstable_snapshot, start,
+            raft.conf,
         )  # fmt: skip
         if self._seen.get(id) == seen:
             return
         self._seen[id] = seen
-        floor = min((v.commit for v in self._views.values()), default=0)
+        last = log.last_index
+        floor = min([view.commit for view in self._views.values()], default=0)
         first = log.first_index
         first = max(first, min(floor, log.committed, last) - 16)
+        durable = log.offset - 1
+        if log.unstable_snapshot is not None:  # on the disk is still what was there before
+            durable = self.monitor.stored(id)
         now = NodeView(
             id, raft.term, raft.vote, raft.role, log.committed, log.applied, first,
-            log.term(first - 1), self._window(log, first, last + 1), log.offset - 1, raft.conf,
+            log.term(first - 1), self._window(log, first, last + 1), durable, raft.conf,
             start,
         )  # fmt: skip
-        before, self._views = self._views, {**self._views, id: now}
-        self._check(before)
+        before = self._views.get(id)
+        self._views[id] = now
+        self._check(now, {} if before is None else {id: before}, after_crash=False)
 
     def _window(self, log: Any, first: int, end: int) -> Sequence[Entry]:
         found: list[Entry] = []
@@ -77,10 +95,11 @@ class RaftChecker:
             first += len(piece)
         return found
 
-    def _check(self, before: dict[int, NodeView]) -> None:
-        self.checks_total += 1
+    def _check(self, now: NodeView, before: dict[int, NodeView], *, after_crash: bool) -> None:
         try:
-            check(self._views, before)
+            if self.reference:
+                check(self._views, before)
+            self.monitor.step(now, after_crash=after_crash)
         except InvariantBroken as error:
             raise Violation("raft", str(error)) from error
 
@@ -98,8 +117,8 @@ class RaftChecker:
             wal.term(first - 1), entries, last, conf, -start,
         )  # fmt: skip
         self._seen.pop(id, None)
-        self._views = {**self._views, id: ghost}
-        self._check({other: view for other, view in self._views.items() if other != id})
+        self._views[id] = ghost
+        self._check(ghost, {}, after_crash=True)
 
 
 @dataclass
