@@ -22,6 +22,7 @@ from pyetcd.server.api.cluster import ClusterApi
 from pyetcd.server.api.concurrency import ElectionApi, LockApi
 from pyetcd.server.api.guard import LeaderGuard
 from pyetcd.server.api.kv import KvApi
+from pyetcd.server.api.large import RangeStreamApi, SnapshotApi
 from pyetcd.server.api.lease import LeaseApi, Post
 from pyetcd.server.api.local import Local
 from pyetcd.server.api.maintenance import MaintenanceApi
@@ -280,6 +281,14 @@ class Services:
             configurer=core.membership,
         )
         self.maintenance = MaintenanceApi(headers=headers, proposer=proposer, member=facts)
+        self.snapshot = SnapshotApi(machine, core.loop)
+        self.range_stream = RangeStreamApi(
+            headers=headers,
+            reads=core.reads,
+            store=machine,
+            loop=core.loop,
+            chunk_bytes=tuning.request_bytes_max,
+        )
         self.local = Local(core.loop)
         self.lock = LockApi(self.local)
         self.election = ElectionApi(self.local)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from pyetcd.proto.errors import EtcdError
 from pyetcd.proto.raft_internal_pb2 import InternalRaftRequest
-from pyetcd.proto.rpc_pb2 import AlarmMember, HashKVResponse
+from pyetcd.proto.rpc_pb2 import AlarmMember, HashKVResponse, HashResponse
 from pyetcd.raft.rawnode import RawNode, Status
 from pyetcd.server.machine import StateMachine
 from pyetcd.server.membership import Membership
@@ -91,6 +91,9 @@ class Facts:
     def hash_kv(self, revision: int, done: Callable[[HashKVResponse | EtcdError], None]) -> None:
         self._machine.hash_kv(revision, done)
 
+    def hash(self, done: Callable[[HashResponse | EtcdError], None]) -> None:
+        self._machine.hash(done)
+
     def defragment(self, done: Callable[[], None]) -> None:
         """Give free pages back, a slice at a time: nobody waits for it but the caller."""
         if self._machine.defragment_step(DEFRAGMENT_PAGES):
@@ -112,6 +115,12 @@ class Facts:
     def cluster_version(self) -> str:
         """`not_decided` until the cluster has agreed on one."""
         return self._machine.members.version or "not_decided"
+
+    @property
+    def downgrade_target(self) -> str | None:
+        """The version to which the cluster is being downgraded."""
+        found = self._machine.members.downgrade
+        return found.target_version if found.enabled else None
 
     def raft_status(self) -> Status:
         return self._node.status()

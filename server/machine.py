@@ -14,9 +14,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
-from pyetcd.proto.errors import EtcdError
+from pyetcd.proto.errors import Code, EtcdError, RpcError
 from pyetcd.proto.rpc_pb2 import (
     HashKVResponse,
+    HashResponse,
     RangeRequest,
     RangeResponse,
     TxnRequest,
@@ -33,7 +34,7 @@ from pyetcd.store.lease import Lessor
 from pyetcd.store.members import Members
 from pyetcd.store.mvcc import Keyspace
 from pyetcd.store.scrub import Scrubber
-from pyetcd.store.snapshot import SnapshotFailed
+from pyetcd.store.snapshot import Copy, SnapshotFailed
 from pyetcd.store.wal import Wal
 from pyetcd.store.watch import WatchHub
 
@@ -255,6 +256,41 @@ class StateMachine:
             )
             answer.header.revision = found.current_revision
             return answer
+
+        self._run(job, done)
+
+    def hash(self, done: Callable[[HashResponse | EtcdError], None]) -> None:
+        """Of all that members share, in a thread."""
+        self.commit()
+        backend = self.backend
+
+        def job() -> HashResponse:
+            reader = backend.reader()
+            try:
+                found, revision = compact.hash_all(reader)
+            finally:
+                reader.close()
+            answer = HashResponse(hash=found)
+            answer.header.revision = revision
+            return answer
+
+        self._run(job, done)
+
+    def copy(
+        self, name: str, is_cancelled: Callable[[], bool], done: Callable[[Copy | EtcdError], None]
+    ) -> None:
+        """A copy of the keyspace file, made in a thread; it is the caller's to remove. A failed one
+        is answered with an error that says why: the disk may be full."""
+        self.commit()
+        source = self.backend.path
+        target = snapshot.temporary_path(source, name)
+
+        def job() -> Copy:
+            try:
+                db.remove_if_exists(target)  # of a copy that was broken off
+                return snapshot.make(source, target, is_cancelled=is_cancelled)
+            except SnapshotFailed as error:
+                raise RpcError(Code.INTERNAL, str(error)) from error
 
         self._run(job, done)
 

@@ -88,10 +88,12 @@ class Serving:
             "/etcdserverpb.Cluster/MemberUpdate": cluster.member_update,
             "/etcdserverpb.Cluster/MemberPromote": cluster.member_promote,
             "/etcdserverpb.Maintenance/Status": maintenance.status,
+            "/etcdserverpb.Maintenance/Hash": maintenance.hash,
             "/etcdserverpb.Maintenance/HashKV": maintenance.hash_kv,
             "/etcdserverpb.Maintenance/Alarm": maintenance.alarm,
             "/etcdserverpb.Maintenance/MoveLeader": maintenance.move_leader,
             "/etcdserverpb.Maintenance/Defragment": maintenance.defragment,
+            "/etcdserverpb.Maintenance/Downgrade": maintenance.downgrade,
             "/v3lockpb.Lock/Lock": services.lock.lock,
             "/v3lockpb.Lock/Unlock": services.lock.unlock,
             "/v3electionpb.Election/Campaign": services.election.campaign,
@@ -103,6 +105,8 @@ class Serving:
         streams = {
             "/etcdserverpb.Watch/Watch": services.watch.watch,
             "/etcdserverpb.Lease/LeaseKeepAlive": lease.lease_keep_alive,
+            "/etcdserverpb.KV/RangeStream": self._guard.stream(services.range_stream.range_stream),
+            "/etcdserverpb.Maintenance/Snapshot": self._guard.stream(services.snapshot.snapshot),
             "/v3electionpb.Election/Observe": self._guard.stream(services.election.observe),
             "/grpc.health.v1.Health/Watch": health.watch,
         }

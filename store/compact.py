@@ -166,6 +166,17 @@ class CompactionJob:
         failpoints.hit("compactAfterCommitBatch")
 
 
+# What members have in common beside the revisions.
+_SHARED: Final = (
+    "SELECT * FROM leases ORDER BY id",
+    "SELECT * FROM members ORDER BY id",
+    "SELECT * FROM members_removed ORDER BY id",
+    "SELECT * FROM alarms ORDER BY member_id, alarm",
+    "SELECT * FROM auth_users ORDER BY name",
+    "SELECT * FROM auth_roles ORDER BY name",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class HashResult:
     """`revision` is the one that was hashed, `current_revision` the store's."""
@@ -187,6 +198,17 @@ def hash_on(connection: apsw.Connection, revision: int) -> HashResult:
     and FutureRev; 0 means the current revision. Runs in one read transaction."""
     with reading(connection) as marks:
         return _hash(connection, revision, *marks)
+
+
+def hash_all(connection: apsw.Connection) -> tuple[int, int]:
+    """A CRC over every revision and everything else that members have in common, and the revision
+    it belongs to. For comparing members of pyetcd: etcd's Hash is one of bbolt's buckets."""
+    with reading(connection) as (current, compacted):
+        crc = _hash(connection, current, current, compacted).hash
+        for statement in _SHARED:
+            rows = connection.execute(statement).fetchall()
+            crc = extend(crc, repr((statement, rows)).encode())
+        return crc, current
 
 
 def _hash(connection: apsw.Connection, revision: int, current: int, compacted: int) -> HashResult:

@@ -7,12 +7,14 @@ request, an exception would cost more than the check.
 from collections.abc import Iterable, Sequence
 
 from pyetcd.proto.errors import (
+    Code,
     DuplicateKey,
     EmptyKey,
     EtcdError,
     InvalidSortOption,
     KeyNotFound,
     LeaseProvided,
+    RpcError,
     TooManyOps,
     ValueProvided,
 )
@@ -36,6 +38,27 @@ def check_range(request: RangeRequest) -> EtcdError | None:
         return EmptyKey()
     if request.sort_order not in _SORT_ORDERS or request.sort_target not in _SORT_TARGETS:
         return InvalidSortOption()
+    return None
+
+
+def check_range_stream(request: RangeRequest) -> EtcdError | None:
+    """As a range, in key order and without filters (etcd 3.7: checkRangeStreamRequest)."""
+    error = check_range(request)
+    if error is not None:
+        return error
+    by_key = request.sort_target == RangeRequest.KEY
+    if request.sort_order != RangeRequest.NONE and not (
+        by_key and request.sort_order == RangeRequest.ASCEND
+    ):
+        text = "RangeStream does not support custom sort orders"
+        return RpcError(Code.UNIMPLEMENTED, text)
+    if (
+        request.min_mod_revision
+        or request.max_mod_revision
+        or request.min_create_revision
+        or request.max_create_revision
+    ):
+        return RpcError(Code.UNIMPLEMENTED, "RangeStream does not support revision filters")
     return None
 
 
