@@ -58,7 +58,8 @@ class RaftChecker:
     def checks_total(self) -> int:
         return self.monitor.steps_total
 
-    def step(self, id: int, node: RawNode, start: int) -> None:
+    def step(self, id: int, node: RawNode, start: int) -> bool:
+        """After each turn of a member; False when nothing has changed."""
         raft = node.raft
         log = raft.log
         unstable = log.unstable
@@ -69,7 +70,7 @@ class RaftChecker:
             raft.conf,
         )  # fmt: skip
         if self._seen.get(id) == seen:
-            return
+            return False
         self._seen[id] = seen
         last = log.last_index
         floor = min([view.commit for view in self._views.values()], default=0)
@@ -86,6 +87,7 @@ class RaftChecker:
         before = self._views.get(id)
         self._views[id] = now
         self._check(now, {} if before is None else {id: before}, after_crash=False)
+        return True
 
     def _window(self, log: Any, first: int, end: int) -> Sequence[Entry]:
         found: list[Entry] = []

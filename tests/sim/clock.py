@@ -3,13 +3,18 @@
 A member's loop can be paused (a stopped process: its timers wait, time does not) and killed (its
 timers never come). Timers of one moment run in the order in which they were made, so one seed
 gives one run.
+
+What is to run at once, and most is, waits in a queue of its own: those of the heap that are due at
+the same moment were all made before the first of these.
+
+Limit. Callbacks run without a context: production code has no context variables.
 """
 
 import asyncio
-import contextvars
-import heapq
 from asyncio import events
+from collections import deque
 from collections.abc import Callable, Coroutine
+from heapq import heappop, heappush
 from typing import Any
 
 WALL_S = 1_700_000_000.0
@@ -19,50 +24,46 @@ AT_ONCE_MAX = 100_000  # callbacks at one moment: more is a loop that waits for 
 class Timer:
     """asyncio's handle, as far as anybody uses it."""
 
-    __slots__ = ("_callback", "_context", "at_s", "loop")
+    __slots__ = ("args", "at_s", "callback", "loop")
 
     def __init__(
         self,
         at_s: float,
-        callback: Callable[[], Any] | None,
+        callback: Callable[..., Any] | None,
+        args: tuple[Any, ...],
         loop: "MemberLoop | None",
-        context: Any,
     ) -> None:
         self.at_s = at_s
         self.loop = loop
-        self._callback = callback
-        self._context = context
+        self.callback = callback
+        self.args = args
 
     def __repr__(self) -> str:
-        return f"<at {self.at_s} {self._callback}>"
+        return f"<at {self.at_s} {self.callback}>"
 
     def cancel(self) -> None:
-        self._callback = None
+        self.callback = None
 
     def cancelled(self) -> bool:
-        return self._callback is None
+        return self.callback is None
 
     def when(self) -> float:
         return self.at_s
 
     def run(self) -> None:
-        callback, self._callback = self._callback, None
-        if callback is None:
-            return
-        if self._context is None:
-            callback()
-        else:
-            self._context.run(callback)
+        callback, self.callback = self.callback, None
+        if callback is not None:
+            callback(*self.args)
 
 
 class Clock:
-    """The heap. Also the production code's Clock (server/clock.py)."""
+    """The heap and the queue. Also the production code's Clock (server/clock.py)."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0  # zero would hide a wrong "never"
         self.events_total = 0
-        self._at_once = 0
         self._heap: list[tuple[float, int, Timer]] = []
+        self._soon: deque[Timer] = deque()
         self._number = 0
 
     def monotonic_s(self) -> float:
@@ -74,37 +75,54 @@ class Clock:
     def at(
         self,
         at_s: float,
-        callback: Callable[[], Any],
+        callback: Callable[..., Any],
+        args: tuple[Any, ...] = (),
         loop: "MemberLoop | None" = None,
-        context: Any = None,
     ) -> Timer:
-        timer = Timer(max(at_s, self.now_s), callback, loop, context)
+        if at_s <= self.now_s:
+            timer = Timer(self.now_s, callback, args, loop)
+            self._soon.append(timer)
+            return timer
+        timer = Timer(at_s, callback, args, loop)
         self._number += 1
-        heapq.heappush(self._heap, (timer.at_s, self._number, timer))
+        heappush(self._heap, (at_s, self._number, timer))
         return timer
 
     def after(self, delay_s: float, callback: Callable[[], Any]) -> Timer:
         return self.at(self.now_s + delay_s, callback)
 
-    def run_until(self, end_s: float, run: Callable[[Timer], None]) -> None:
-        heap = self._heap
-        while heap and heap[0][0] <= end_s:
-            at_s, number, timer = heapq.heappop(heap)
-            loop = timer.loop
+    def run_until(self, end_s: float, turn: Callable[[Timer], None]) -> None:
+        """`turn` runs what belongs to a loop; the rest is run here."""
+        heap, soon = self._heap, self._soon
+        at_once = 0
+        while True:
+            if soon and not (heap and heap[0][0] <= self.now_s):
+                timer = soon.popleft()
+            elif heap and heap[0][0] <= end_s:
+                at_s, _, timer = heappop(heap)
+                if at_s > self.now_s:
+                    self.now_s = at_s
+                    at_once = 0
+            else:
+                break
+            callback, loop = timer.callback, timer.loop
+            if callback is None:
+                continue
             if loop is not None:
                 if not loop.is_alive:
                     continue
-                if loop.paused_until_s > at_s:
-                    heapq.heappush(heap, (loop.paused_until_s, number, timer))
+                if loop.paused_until_s > self.now_s:
+                    self._number += 1
+                    heappush(heap, (loop.paused_until_s, self._number, timer))
                     continue
-            if at_s > self.now_s:
-                self.now_s = at_s
-                self._at_once = 0
-            if not timer.cancelled():
-                self.events_total += 1
-                self._at_once += 1
-                assert self._at_once < AT_ONCE_MAX, f"time stands still: {timer}"
-                run(timer)
+            at_once += 1
+            assert at_once < AT_ONCE_MAX, f"time stands still: {timer}"
+            self.events_total += 1
+            if loop is None:
+                timer.callback = None
+                callback(*timer.args)
+            else:
+                turn(timer)
         self.now_s = end_s
 
 
@@ -131,14 +149,16 @@ class MemberLoop(asyncio.AbstractEventLoop):
         return False
 
     def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> Any:
-        bound = (lambda: callback(*args)) if args else callback
-        return self._clock.at(when, bound, self, context or contextvars.copy_context())
+        return self._clock.at(when, callback, args, self)
 
     def call_later(self, delay: float, callback: Any, *args: Any, context: Any = None) -> Any:
-        return self.call_at(self._clock.now_s + delay, callback, *args, context=context)
+        return self._clock.at(self._clock.now_s + delay, callback, args, self)
 
     def call_soon(self, callback: Any, *args: Any, context: Any = None) -> Any:
-        return self.call_at(self._clock.now_s, callback, *args, context=context)
+        clock = self._clock
+        timer = Timer(clock.now_s, callback, args, self)
+        clock._soon.append(timer)
+        return timer
 
     call_soon_threadsafe = call_soon
 

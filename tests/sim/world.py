@@ -155,7 +155,10 @@ class World:
             return
         if not process.membership.is_removed(message.from_):
             process.transport.add_remote(message.from_)
-            process.loop.call_soon(process.membership.process, message)
+            if process.loop.paused_until_s > self.clock.now_s:
+                process.loop.call_soon(process.membership.process, message)
+            else:  # it only puts the message in the queue for its next turn
+                process.membership.process(message)
             return
         sender = self.members[message.from_].process
         if sender is not None:  # as the peer port's answer 410 does
@@ -266,9 +269,7 @@ class World:
 
     def _turn(self, timer: Timer) -> None:
         loop = timer.loop
-        if loop is None:
-            timer.run()
-            return
+        assert loop is not None
         member = self.by_loop[loop]
         try:
             loop.run(timer)
@@ -288,8 +289,7 @@ class World:
             self.crash(member, power=self.rng.random() < 0.7, why="after a message", down_s=0.01)
             return
         process = member.process
-        if process is not None:
-            self.raft_checker.step(member.id, process.node, member.starts)
+        if process is not None and self.raft_checker.step(member.id, process.node, member.starts):
             self._note_leader(member)
 
     def _note_leader(self, member: SimulatedMember) -> None:
