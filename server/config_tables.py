@@ -216,13 +216,11 @@ class Options:
         "auto-compaction-mode",
         "periodic",
         "periodic (by time) or revision (by count).",
-        effect=LATER,
     )
     auto_compaction_retention: str = _cluster.text(
         "auto-compaction-retention",
         "0",
         "History to keep: hours or a duration (periodic), or revisions; 0 keeps all.",
-        effect=LATER,
     )
     enable_v2: bool = _cluster.boolean("enable-v2", "Serve the v2 API.", effect=LATER)
     v2_deprecation: str = _cluster.choice(

@@ -29,6 +29,7 @@ from pyetcd.server.api.maintenance import MaintenanceApi
 from pyetcd.server.api.watch import WatchApi
 from pyetcd.server.chores import Chores
 from pyetcd.server.clock import Clock, Rng
+from pyetcd.server.compactor import Compactor
 from pyetcd.server.datadir import DataDir
 from pyetcd.server.facts import Facts
 from pyetcd.server.loop import Commits, Driver
@@ -64,6 +65,8 @@ class Tuning:
     txn_ops_max: int
     progress_interval_s: float
     strict_reconfig_check: bool
+    compaction_period_s: float = 0.0  # of automatic compaction, by age or by count; 0 for none
+    compaction_revisions: int = 0
 
     @property
     def election_timeout_s(self) -> float:
@@ -190,6 +193,14 @@ class Core:
             versions=around.common_version,
             kv_path=data.backend.path,
         )
+        self.compactor = Compactor(
+            node=node,
+            proposer=self.proposer,
+            revision=lambda: self.machine.revision,
+            monotonic_s=clock.monotonic_s,
+            period_s=tuning.compaction_period_s,
+            revisions=tuning.compaction_revisions,
+        )
         self.driver.bind(self.reads)
         self.membership.bind(self.driver, self.proposer, self.transport)
         self.turns.bind(
@@ -221,7 +232,7 @@ class Core:
 
     def start(self) -> None:
         """Begin to tick."""
-        self.driver.start([self.chores, self.membership, self.guard])
+        self.driver.start([self.chores, self.membership, self.guard, self.compactor])
         self.chores.compact_soon()
 
     def publish(

@@ -154,6 +154,8 @@ def _force_new_cluster(config: Config, data: DataDir) -> None:
 
 
 def _tuning(config: Config) -> Tuning:
+    by_count = config.auto_compaction_mode == "revision"
+    retention = config.compaction_retention
     return Tuning(
         tick_s=config.heartbeat_interval_ms / 1000,
         election_ticks=config.election_ticks,
@@ -171,6 +173,8 @@ def _tuning(config: Config) -> Tuning:
         txn_ops_max=config.max_txn_ops,
         progress_interval_s=config.watch_progress_interval_s,
         strict_reconfig_check=config.strict_reconfig_check,
+        compaction_period_s=0.0 if by_count else retention / 1e9,
+        compaction_revisions=retention if by_count else 0,
     )
 
 
