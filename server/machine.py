@@ -28,6 +28,7 @@ from pyetcd.raft.types import ConfChange, ConfState, Entry, Snapshot, SnapshotMe
 from pyetcd.store import compact, db, failpoints, snapshot, txn
 from pyetcd.store.alarms import Alarms
 from pyetcd.store.apply import Applied, Applier
+from pyetcd.store.auth import AuthStore
 from pyetcd.store.backend import META_MEMBER_ID, Backend
 from pyetcd.store.compact import CompactionJob
 from pyetcd.store.lease import Lessor
@@ -35,6 +36,7 @@ from pyetcd.store.members import Members
 from pyetcd.store.mvcc import Keyspace
 from pyetcd.store.scrub import Scrubber
 from pyetcd.store.snapshot import Copy, SnapshotFailed
+from pyetcd.store.tokens import SimpleTokens
 from pyetcd.store.wal import Wal
 from pyetcd.store.watch import WatchHub
 
@@ -45,6 +47,8 @@ WAL_BYTES_MAX = 64 << 20
 # To count takes 0.04 us a key; a million keys held the loop for 38 ms, at an older revision for
 # 305 ms (tests/bench/million.py).
 COUNT_INLINE_MAX = 20_000
+
+TOKEN_TTL_S = 300.0  # etcd: auth-token-ttl
 
 _CONF_STATE = "conf_state"  # the row of kv.db's meta table
 
@@ -73,6 +77,7 @@ class StateMachine:
         catchup_entries: int,
         run: Run,
         quiesce: Callable[[], AbstractContextManager[None]],
+        token_ttl_s: float = TOKEN_TTL_S,
     ) -> None:
         self.backend = backend
         self.wal = wal
@@ -81,12 +86,16 @@ class StateMachine:
         self.lessor = Lessor(backend, monotonic_s, ttl_min_s=lease_ttl_min_s)
         self.alarms = Alarms(backend)
         self.hub = WatchHub(self.keyspace)
+        self.auth = AuthStore(backend)
+        self.tokens = SimpleTokens(monotonic_s, ttl_s=token_ttl_s)
         self.applier = Applier(
             keyspace=self.keyspace,
             lessor=self.lessor,
             members=self.members,
             alarms=self.alarms,
             hub=self.hub,
+            auth=self.auth,
+            tokens=self.tokens,
             quota_bytes=quota_bytes,
         )
         self.compaction = CompactionJob(self.keyspace)

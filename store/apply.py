@@ -1,17 +1,20 @@
 """The state machine: a committed log entry in, its answer and its effects out.
 
 Strategy. One dispatch ladder. A put is looked for first, for it is most of what comes; the other
-kinds follow from a table. Gates stand before the store call, in this order: CORRUPT, NOSPACE, then
-the call, then the quota. Answers are response messages with header.revision set, or an EtcdError;
-both are made on every member, though only the one that proposed sends them.
+kinds follow from a table. Gates stand before the store call, in this order: permission, CORRUPT,
+NOSPACE, then the call, then the quota. Answers are response messages with header.revision set, or
+an EtcdError; both are made on every member, though only the one that proposed sends them.
 
 Rules.
 - The same log gives the same state on every member. So nothing here looks at a clock, at the
   network or at what this member is configured to; except for the quota, which decides about the
   answer and an alarm to be proposed, never about the state: the write over quota is applied.
 - An entry changes nothing or all of it: everything that can refuse does so before the first write.
-- What an entry asks that is not known here (a newer etcd's request, authentication for now) is
-  answered with `not capable`, the same on all pyetcd members; real etcd stops there.
+- What an entry asks that is not known here (a newer etcd's request) is answered with `not capable`,
+  the same on all pyetcd members; real etcd stops there.
+- Permission is judged here and not only before the proposal: in between, a right may have been
+  taken away by another entry. An alarm does not change that (in etcd 3.5.1 NOSPACE and CORRUPT
+  switch the check off).
 - Entries carry an InternalRaftRequest, or a bare v2 request, by which etcd 3.5 members publish
   their name and the cluster version. Anything else is a damaged log or a bug, and stops the member.
 
@@ -33,8 +36,6 @@ from pyetcd.proto.raft_internal_pb2 import EmptyResponse, InternalRaftRequest
 from pyetcd.proto.rpc_pb2 import (
     AlarmRequest,
     AlarmResponse,
-    AuthDisableResponse,
-    AuthStatusResponse,
     LeaseCheckpointResponse,
     LeaseGrantResponse,
     LeaseRevokeResponse,
@@ -44,10 +45,14 @@ from pyetcd.proto.rpc_pb2 import Member as RpcMember
 from pyetcd.proto.v2request_pb2 import Request as V2Request
 from pyetcd.raft.types import ConfChange, Entry
 from pyetcd.store.alarms import LEASE_COST_BYTES, Alarms, put_cost_bytes, txn_cost_bytes
+from pyetcd.store.auth import AuthStore
+from pyetcd.store.auth_requests import AuthRequests
 from pyetcd.store.compact import apply_compaction
 from pyetcd.store.lease import Lessor
 from pyetcd.store.members import Member, Members
 from pyetcd.store.mvcc import Keyspace
+from pyetcd.store.permit import permit
+from pyetcd.store.tokens import SimpleTokens
 from pyetcd.store.txn import apply_delete_range, apply_put, apply_range, apply_txn
 from pyetcd.store.watch import WatchHub
 
@@ -97,6 +102,8 @@ class Applier:
         members: Members,
         alarms: Alarms,
         hub: WatchHub,
+        auth: AuthStore,
+        tokens: SimpleTokens,
         quota_bytes: int = 0,
     ) -> None:
         self.keyspace = keyspace
@@ -104,6 +111,8 @@ class Applier:
         self.members = members
         self.alarms = alarms
         self.hub = hub
+        self.auth = auth
+        self._auth_requests = AuthRequests(auth, tokens)
         self._backend = keyspace.backend
         self._quota_bytes = quota_bytes
         keyspace.listener = hub
@@ -119,9 +128,6 @@ class Applier:
             ("cluster_version_set", self._cluster_version_set),
             ("cluster_member_attr_set", self._cluster_member_attr_set),
             ("downgrade_info_set", self._downgrade_info_set),
-            ("auth_status", self._auth_status),
-            ("auth_disable", self._auth_disable),
-            ("authenticate", self._authenticate),
         )
 
     def apply(self, entry: Entry) -> Applied:
@@ -140,6 +146,8 @@ class Applier:
                 return self._v2(decode(V2Request, data))
         request_id = request.ID or request.header.ID
         try:
+            if self.auth.enabled:
+                permit(self.auth, self.lessor, request)
             if request.HasField("put"):
                 alarms = self.alarms
                 if alarms.corrupt:
@@ -152,7 +160,7 @@ class Applier:
                 if fits:
                     return Applied(request_id, response)
                 return Applied(request_id, error=errors.NoSpace(), over_quota=True)
-            return self._apply_other(request_id, request)
+            return self._apply_other(request_id, request, entry.index)
         except EtcdError as error:
             return Applied(request_id, error=error)
 
@@ -171,6 +179,7 @@ class Applier:
         self.lessor.reload(self._backend)
         self.members.reload(self._backend)
         self.alarms.reload(self._backend)
+        self._auth_requests.reload(self._backend)
         self.hub.restore(self.keyspace)
 
     # -- gates
@@ -186,7 +195,7 @@ class Applier:
         cost_bytes = _cost_bytes(request)
         return cost_bytes == 0 or self._fits(cost_bytes)
 
-    def _apply_other(self, request_id: int, request: InternalRaftRequest) -> Applied:
+    def _apply_other(self, request_id: int, request: InternalRaftRequest, index: int) -> Applied:
         if request.HasField("v2"):
             return self._v2(request.v2)
         for field, handler in self._handlers:
@@ -196,7 +205,9 @@ class Applier:
                 if fits:
                     return Applied(request_id, response)
                 return Applied(request_id, error=errors.NoSpace(), over_quota=True)
-        raise errors.NotCapable
+        response = self._auth_requests.apply(request, index)
+        response.header.revision = self.keyspace.revision
+        return Applied(request_id, response)
 
     def _refuse_if_corrupt(self) -> None:
         if self.alarms.corrupt:
@@ -273,21 +284,6 @@ class Applier:
         info = request.downgrade_info_set
         self.members.set_downgrade(enabled=info.enabled, target_version=info.ver)
         return EmptyResponse()
-
-    # Authentication is off as long as there is none: these three answer what etcd answers then.
-
-    def _auth_status(self, request: InternalRaftRequest) -> Message:
-        response = AuthStatusResponse(enabled=False, authRevision=1)
-        response.header.revision = self.keyspace.revision
-        return response
-
-    def _auth_disable(self, request: InternalRaftRequest) -> Message:
-        response = AuthDisableResponse()
-        response.header.revision = self.keyspace.revision
-        return response
-
-    def _authenticate(self, request: InternalRaftRequest) -> Message:
-        raise errors.AuthNotEnabled
 
     def _v2(self, request: V2Request) -> Applied:
         """The two v2 writes that are about the cluster; the v2 store itself is not here."""

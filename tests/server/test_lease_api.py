@@ -30,10 +30,12 @@ from pyetcd.server.api.guard import LeaderGuard
 from pyetcd.server.api.lease import LeaseApi
 from pyetcd.store.alarms import Alarms
 from pyetcd.store.apply import Applier
+from pyetcd.store.auth import AuthStore
 from pyetcd.store.backend import Backend
 from pyetcd.store.lease import Lessor
 from pyetcd.store.members import Members
 from pyetcd.store.mvcc import Keyspace
+from pyetcd.store.tokens import SimpleTokens
 from pyetcd.store.watch import WatchHub
 
 
@@ -96,6 +98,8 @@ class Member:
             members=Members(self.backend),
             alarms=Alarms(self.backend),
             hub=WatchHub(self.keyspace),
+            auth=AuthStore(self.backend),
+            tokens=SimpleTokens(lambda: self.now_s, ttl_s=300.0),
         )
         self.is_leader = False
         self.leader: Member | None = None

@@ -14,6 +14,7 @@ from pyetcd.proto.rpc_pb2 import PutRequest, WatchCreateRequest, WatchResponse
 from pyetcd.raft.types import Entry
 from pyetcd.store.alarms import Alarms
 from pyetcd.store.apply import Applied, Applier
+from pyetcd.store.auth import AuthStore
 from pyetcd.store.backend import Backend
 from pyetcd.store.compact import CompactionJob, compact
 from pyetcd.store.events import Reply
@@ -21,6 +22,7 @@ from pyetcd.store.lease import Lessor
 from pyetcd.store.members import Members
 from pyetcd.store.mvcc import Keyspace
 from pyetcd.store.streams import WatchStream
+from pyetcd.store.tokens import SimpleTokens
 from pyetcd.store.watch import WatchHub
 
 
@@ -42,12 +44,16 @@ class Machine:
         self.members = Members(self.backend)
         self.alarms = Alarms(self.backend)
         self.hub = WatchHub(self.keyspace)
+        self.auth = AuthStore(self.backend)
+        self.tokens = SimpleTokens(lambda: self.now_s, ttl_s=300.0)
         self.applier = Applier(
             keyspace=self.keyspace,
             lessor=self.lessor,
             members=self.members,
             alarms=self.alarms,
             hub=self.hub,
+            auth=self.auth,
+            tokens=self.tokens,
             quota_bytes=self.options.get("quota_bytes", 0),
         )
         self.index = self.backend.applied_index

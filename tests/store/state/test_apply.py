@@ -291,7 +291,7 @@ def test_authentication_is_off(machine: Any) -> None:
     machine.do(auth_disable=AuthDisableRequest())
     with pytest.raises(errors.AuthNotEnabled):
         machine.do(authenticate=InternalAuthenticateRequest(name="root"))
-    with pytest.raises(errors.NotCapable):
+    with pytest.raises(errors.RootUserNotExist):
         machine.do(auth_enable=AuthEnableRequest())
 
 
