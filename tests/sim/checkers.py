@@ -189,6 +189,8 @@ class History:
 
     def _compare(self, who: str, index: int, applied: Applied) -> None:
         answer = applied.answer
+        if applied.over_quota:
+            return  # it was applied; what its proposer is told depends on the size of his file
         if applied.error is not None:
             shown = applied.error.text.encode()
         else:

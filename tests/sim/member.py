@@ -22,6 +22,7 @@ from pyetcd.raft.types import Message, MsgType
 from pyetcd.server import datadir
 from pyetcd.server.bootstrap import Plan
 from pyetcd.server.core import Core, Tuning
+from pyetcd.server.forced import go_on_alone
 from pyetcd.server.machine import StateMachine
 from pyetcd.server.member import (
     INFLIGHT_BYTES_MAX,
@@ -51,6 +52,8 @@ class Shape(Protocol):
     committed_bytes_max: int
     commit_s: tuple[float, float]
     job_s: tuple[float, float]
+    quota_bytes: int
+    drift: float
 
 
 class World(Protocol):
@@ -64,6 +67,8 @@ class World(Protocol):
     def fail(self, check: str, detail: str) -> None: ...
 
     def wrap(self, member: "SimulatedMember") -> "Any": ...
+
+    def rebase(self, data: datadir.DataDir) -> None: ...
 
     def rng_for(self, name: str) -> random.Random: ...
 
@@ -81,6 +86,14 @@ class SimulatedMember:
         self.starts = 0
         self.is_up = False
         self.stall_until_s = 0.0  # of the disk
+        self.slow_until_s, self.slow_s = 0.0, 0.0  # each commit takes that much longer
+        self.is_forced = False  # starts next with --force-new-cluster
+        self.is_flipped = False  # something on its disk is not what was written
+        self.has_stopped = False  # in order
+        self.gets_snapshots_twice = False
+        self.failure: BaseException | None = None  # what the process must end of
+        self.drift = 1.0 + world.shape.drift * world.rng_for(f"drift {name}").uniform(-1, 1)
+        self.wall_skew_s = 0.0
         self.ambush: MsgType | None = None  # crashes once it has sent one of these
         self.is_ambushed = False
         self.crash_with_power = True
@@ -96,6 +109,10 @@ class SimulatedMember:
         is_new = not datadir.has_member(self.data_dir)
         if not is_new:
             data = datadir.reopen(self.data_dir, lock=lock)
+            if self.is_forced:
+                go_on_alone(data, [f"http://{self.name}:1"])
+                self.world.rebase(data)
+                self.is_forced = False
         else:
             data = datadir.create(self.data_dir, plan=self.plan, token="sim", lock=lock)
         for note in data.notes:
@@ -133,7 +150,35 @@ class SimulatedMember:
     ) -> None:
         if self.process is None:
             return done(False)
-        return self.process.transport.receive_snapshot(message, content, done)
+        transport = self.process.transport
+        self.process.loop.call_soon(transport.receive_snapshot, message, content, done)
+        return None
+
+
+class MemberClock:
+    """What a process takes for the time: its monotonic clock drifts, its wall clock is any."""
+
+    def __init__(self, member: SimulatedMember, loop: MemberLoop) -> None:
+        self._member = member
+        self.monotonic_s = loop.time
+
+    def wall_s(self) -> float:
+        return self._member.world.clock.wall_s() + self._member.wall_skew_s
+
+
+class DriftingLoop(MemberLoop):
+    """A loop whose seconds are a little longer or shorter than the world's."""
+
+    drift = 1.0
+
+    def time(self) -> float:
+        return self._clock.now_s * self.drift
+
+    def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> Any:
+        return super().call_at(when / self.drift, callback, *args)
+
+    def call_later(self, delay: float, callback: Any, *args: Any, context: Any = None) -> Any:
+        return super().call_at(self._clock.now_s + delay / self.drift, callback, *args)
 
 
 class Process:
@@ -144,9 +189,12 @@ class Process:
         self.member = member
         self.wal = data.wal
         self.is_serving = False
+        self.is_stopping = False
         self.is_removed = False
-        self.loop = loop = MemberLoop(world.clock, lambda text: world.fail("task", text))
-        self.clock = world.clock
+        drifts = DriftingLoop if member.drift != 1.0 else MemberLoop
+        self.loop = loop = drifts(world.clock, lambda text: world.fail("task", text))
+        loop.drift = member.drift
+        self.clock = MemberClock(member, loop)
         self.rng = member.rng
         self.workers = Workers(loop, member, shape.job_s, self.fatal)
         self.log_thread = LogThread(loop, member, shape.commit_s)
@@ -205,7 +253,35 @@ class Process:
         self.member.is_removed = True
 
     def fatal(self, error: BaseException) -> None:
+        self.fail(error)
         raise error  # to the world, which knows whether the disk was cut off
+
+    def fail(self, error: BaseException) -> None:
+        """In a task, whose exceptions nobody sees."""
+        self.member.failure = error
+
+    async def stop(self) -> None:
+        """As Member.stop."""
+        core, loop = self.core, self.loop
+        try:
+            handed = loop.create_future()
+            core.membership.hand_over(lambda error: handed.done() or handed.set_result(error))
+            await handed
+            self.is_serving = False
+            grace = loop.create_future()
+            loop.call_later(self.rng.random() * 0.5, grace.set_result, None)
+            await grace
+            core.proposer.stop()
+            core.reads.stop()
+            core.chores.stop()
+            await core.driver.stop()
+            self.workers.stop()
+            core.machine.close()
+            self.wal.close()
+        except Exception as error:
+            return self.fail(error)
+        self.member.has_stopped = True
+        return None
 
     async def post(self, url: str, body: bytes) -> tuple[int, bytes]:
         """Ask a peer's lease handler over the simulated network."""
@@ -252,7 +328,7 @@ def tuning(shape: Shape) -> Tuning:
         inflight_bytes_max=INFLIGHT_BYTES_MAX,
         snapshot_count=shape.snapshot_count,
         catchup_entries=shape.catchup_entries,
-        quota_bytes=2 << 30,
+        quota_bytes=shape.quota_bytes,
         request_timeout_s=shape.request_timeout_s,
         request_bytes_max=REQUEST_BYTES_MAX,
         txn_ops_max=128,
@@ -295,7 +371,10 @@ class LogThread:
         self._job = job
         rng, (low, high) = self._member.rng, self._commit_s
         took_s = low + (high - low) * rng.random() ** 4
-        took_s += max(0.0, self._member.stall_until_s - self._loop.time())
+        now_s = self._member.world.clock.now_s
+        took_s += max(0.0, self._member.stall_until_s - now_s)
+        if now_s < self._member.slow_until_s:
+            took_s += self._member.slow_s
         self._loop.call_later(took_s * rng.random(), self._run)
         self._loop.call_later(took_s, done)
 
@@ -337,18 +416,28 @@ class Workers:
         self._member = member
         self._job_s = job_s
         self._failed = failed
+        self._is_stopped = False
 
     def _time_s(self) -> float:
         low, high = self._job_s
         return low + (high - low) * self._member.rng.random() ** 4
 
+    def stop(self) -> None:
+        self._is_stopped = True
+
     def run(self, job: Callable[[], Any], done: Callable[[Any], None]) -> None:
         def work() -> None:
+            if self._is_stopped:
+                return
             try:
                 found = job()
             except EtcdError as error:
                 found = error
-            self._loop.call_later(self._time_s(), done, found)
+            self._loop.call_later(self._time_s(), answer, found)
+
+        def answer(found: Any) -> None:
+            if not self._is_stopped:
+                done(found)
 
         self._loop.call_later(self._time_s(), work)
 
@@ -447,6 +536,12 @@ class Transport:
                 return received(False)
             process = target.process
             process.loop.call_soon(process.transport.receive_snapshot, message, content, received)
+            if target.gets_snapshots_twice:  # from a leader of before, say
+                target.gets_snapshots_twice = False
+                again_s = self._member.rng.random() * 0.5
+                world.clock.after(
+                    again_s, lambda: target.receive_snapshot(message, content, lambda ok: None)
+                )
             return None
 
         world.say(self._member.name, f"sends a snapshot: {_describe(message)}")

@@ -8,6 +8,7 @@ from bisect import bisect_right
 from typing import Any, NamedTuple
 
 PUT, DELETE = 0, 1
+ACTIVATE, DEACTIVATE, NOSPACE = 1, 2, 1
 
 
 class Kv(NamedTuple):
@@ -28,6 +29,7 @@ class Event(NamedTuple):
 
 LEASE_NOT_FOUND = ("error", "etcdserver: requested lease not found")
 LEASE_EXISTS = ("error", "etcdserver: lease already exists")
+NO_SPACE = ("error", "etcdserver: mvcc: database space exceeded")
 COMPACTED = ("error", "etcdserver: mvcc: required revision has been compacted")
 FUTURE = ("error", "etcdserver: mvcc: required revision is a future revision")
 
@@ -42,11 +44,14 @@ class Model:
         self.history: dict[bytes, tuple[list[int], list[Kv | None]]] = {}
         self.events: dict[int, list[Event]] = {}
         self.leases: dict[int, int] = {}
+        self.nospace: dict[int, None] = {}  # members that have raised the alarm
         self._ttl_min_s = lease_ttl_min_s
         self._changes: list[Event] = []
 
     def apply(self, request: Any) -> Result | None:
         """The answer to one entry; None for kinds that are not modelled."""
+        if request.HasField("alarm"):
+            return self._alarm(request.alarm)
         for kind in ("put", "delete_range", "txn", "compaction", "lease_grant", "lease_revoke"):
             if request.HasField(kind):
                 self._changes = []
@@ -85,7 +90,15 @@ class Model:
     def _header(self) -> int:
         return self.revision + bool(self._changes)
 
+    def _alarm(self, request: Any) -> None:
+        if request.alarm == NOSPACE and request.action == ACTIVATE:
+            self.nospace[request.memberID] = None
+        elif request.alarm == NOSPACE and request.action == DEACTIVATE:
+            self.nospace.pop(request.memberID, None)
+
     def _put(self, request: Any) -> Result:
+        if self.nospace:
+            return NO_SPACE
         if request.lease and request.lease not in self.leases:
             return LEASE_NOT_FOUND
         previous = self.current.get(request.key)
@@ -117,6 +130,9 @@ class Model:
         return ("range", self._header(), tuple(found), len(found))
 
     def _txn(self, request: Any) -> Result:
+        both = (*request.success, *request.failure)
+        if self.nospace and any(each.HasField("request_put") for each in both):
+            return NO_SPACE
         current = self.current
         succeeded = all(
             self._holds(compare, current.get(compare.key)) for compare in request.compare
@@ -170,6 +186,8 @@ class Model:
         return ("compaction",)
 
     def _lease_grant(self, request: Any) -> Result:
+        if self.nospace:
+            return NO_SPACE
         if request.ID in self.leases:
             return LEASE_EXISTS
         self.leases[request.ID] = max(request.TTL, self._ttl_min_s)

@@ -42,6 +42,7 @@ class Network:
         self._cut: dict[tuple[int, int], None] = {}
         self._clogged_until_s: dict[tuple[int, int], float] = {}
         self._last_s: dict[tuple[int, int], float] = {}
+        self._longer_s: dict[tuple[int, int], float] = {}
 
     def send(self, message: Message) -> bool:
         """False when the sender will hear that it failed."""
@@ -77,6 +78,7 @@ class Network:
     def delay_s(self, link: tuple[int, int]) -> float:
         low, high = self.options.delay_s
         delay_s = low + (high - low) * self._rng.random() ** 3
+        delay_s += self._longer_s.get(link, 0.0)
         return delay_s + max(0.0, self._clogged_until_s.get(link, 0.0) - self._now_s())
 
     def is_cut(self, source: int, target: int) -> bool:
@@ -88,10 +90,19 @@ class Network:
         for link in links:
             self._cut[link] = None
 
+    def join(self, links: Iterable[tuple[int, int]]) -> None:
+        for link in links:
+            self._cut.pop(link, None)
+
     def clog(self, links: Iterable[tuple[int, int]], seconds: float) -> None:
         for link in links:
             self._clogged_until_s[link] = self._now_s() + seconds
 
+    def lengthen(self, links: Iterable[tuple[int, int]], seconds: float) -> None:
+        for link in links:
+            self._longer_s[link] = seconds
+
     def heal(self) -> None:
         self._cut.clear()
+        self._longer_s.clear()
         self._clogged_until_s.clear()

@@ -8,10 +8,13 @@ from typing import Any
 
 from sim.faults import FAULTS
 from sim.network import NetworkOptions
+from sim.workload import MIXES
 
 from pyetcd.server import machine as machine_module
 from pyetcd.store import compact as compact_module
 from pyetcd.store import streams, tail, wal, watch
+
+EMPTY_BYTES = 120_000  # of a keyspace file without keys
 
 
 @dataclass
@@ -46,6 +49,12 @@ class Shape:
     compact_rows: int
     membership: bool
     watch_replies: int
+    mix: str  # of requests, by its name in workload.MIXES
+    caretaker: bool
+    compactor: bool
+    quota_bytes: int
+    drift: float  # by how much a member's clock may go wrong, either way
+    disaster: bool  # all but one are lost for good at the end
 
     @classmethod
     def draw(cls, rng: random.Random) -> "Shape":
@@ -54,8 +63,12 @@ class Shape:
         # A disk or network slower than this has no leader even without faults.
         timeout_s = min(1.0, election_ticks * tick_s)
         lossy = rng.random() < 0.5
+        members = rng.choice((1, 3, 3, 3, 5))
+        membership = rng.random() < 0.35
+        large_values = rng.choice((0.0, 0.0, 0.1))
+        faulty = rng.choice((0.1, 0.3, 0.6))  # few kinds meet each other differently than many
         return cls(
-            members=rng.choice((1, 3, 3, 3, 5)),
+            members=members,
             tick_s=tick_s,
             election_ticks=election_ticks,
             pre_vote=rng.random() < 0.8,
@@ -78,17 +91,25 @@ class Shape:
             watchers=rng.randint(1, 4),
             keys=rng.randint(3, 12),
             think_s=rng.choice((0.01, 0.05, 0.2)),
-            large_values=rng.choice((0.0, 0.0, 0.1)),
+            large_values=large_values,
             chaos_s=rng.choice((10.0, 20.0, 40.0)),
             fault_every_s=rng.choice((0.5, 1.5, 4.0)),
-            faults=tuple(f for f in FAULTS if rng.random() < 0.6),
+            faults=tuple(f for f in FAULTS if rng.random() < faulty),
             wal_checkpoint_frames=rng.choice((10, 50, 2000)),
             wal_cut_slice=rng.choice((7, 1000)),
             kv_wal_bytes=rng.choice((100_000, 64 << 20)),
             tail_entries=rng.choice((16, 100, 10_000)),
             compact_rows=rng.choice((3, 200)),
-            membership=rng.random() < 0.35,
+            membership=membership,
             watch_replies=rng.choice((4, 1024)),
+            mix=rng.choice(("All", *MIXES)),
+            caretaker=rng.random() < 0.4,
+            compactor=rng.random() < 0.2,
+            quota_bytes=EMPTY_BYTES + (rng.randint(8, 40) << (15 if large_values else 12))
+            if rng.random() < 0.15
+            else 2 << 30,
+            drift=rng.choice((0.0, 0.0, 0.01, 0.05)),
+            disaster=members > 1 and not membership and rng.random() < 0.06,
         )
 
 

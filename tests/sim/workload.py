@@ -1,51 +1,65 @@
-"""Clients: one call at a time each, over the network, with time-outs; watchers that resume.
+"""Clients: one call at a time each, over the network, with time-outs.
 
 A client knows nothing of members but their names. What it is answered goes to the checkers; what
 it is not answered may have happened or not. Values are unique, so each write is known by its own.
 """
 
 import random
-from collections.abc import AsyncIterator
 from typing import Any
 
-from sim.checkers import Operation, Violation, Watch
+from sim.checkers import Operation, Violation
 from sim.member import Process, SimulatedMember
 
 from pyetcd.proto.errors import EtcdError
 from pyetcd.proto.rpc_pb2 import (
+    NOSPACE,
+    AlarmRequest,
+    AlarmResponse,
     CompactionRequest,
     CompactionResponse,
+    DefragmentRequest,
+    DefragmentResponse,
     DeleteRangeRequest,
     DeleteRangeResponse,
     LeaseGrantRequest,
     LeaseGrantResponse,
     LeaseRevokeRequest,
     LeaseRevokeResponse,
-    MemberAddRequest,
-    MemberAddResponse,
-    MemberPromoteRequest,
-    MemberPromoteResponse,
-    MemberRemoveRequest,
-    MemberRemoveResponse,
-    MemberUpdateRequest,
-    MemberUpdateResponse,
     PutRequest,
     PutResponse,
     RangeRequest,
     RangeResponse,
     TxnRequest,
     TxnResponse,
-    WatchCreateRequest,
-    WatchRequest,
-    WatchResponse,
 )
 from pyetcd.proto.rpc_pb2 import Compare as RpcCompare
+from pyetcd.store.db import StorageFailure
 
+# What comes of these is seen in the log, or looked at by who asked.
+UNCHECKED = frozenset({
+    "member_add", "member_promote", "member_remove", "member_update", "alarm", "defragment",
+    "hash_kv", "move_leader", "copy",
+})  # fmt: skip
 NEVER = "context deadline exceeded"  # what a withdrawn proposal is answered with
 
-MIX = {
+ALL = {
     "put": 20, "put_lease": 5, "get": 12, "list": 6, "stale": 8, "old": 4, "delete": 6,
     "delete_range": 2, "txn": 10, "grant": 3, "revoke": 2, "renew": 3, "compact": 2, "read_txn": 3,
+}  # fmt: skip
+READS = ("get", "list", "read_txn", "stale")
+
+# Named as in etcd's robustness tests, with their weights (tests/robustness/traffic). Streamed
+# lists, which 3.5 does not have, are counted with the plain ones.
+MIXES = {
+    "All": ALL,
+    "EtcdPutDeleteLease": {
+        "put": 20, "get": 15, "stale_get": 10, "txn": 10, "list": 15, "stale": 10, "delete": 5,
+        "grant": 2, "put_lease": 5, "revoke": 5, "compare_and_set": 5,
+    },
+    "EtcdPut": {"put": 40, "get": 15, "list": 15, "stale_get": 10, "stale": 10, "txn": 10},
+    "EtcdDelete": {"put": 50, "delete": 50},
+    "Kubernetes": {"page": 80, "get": 8, "update": 45, "remove": 5, "create": 5},
+    "KubernetesCreateDelete": {"page": 10, "create": 60, "remove": 40},
 }  # fmt: skip
 
 
@@ -92,20 +106,28 @@ class Client:
         self.is_stopped = False
         self._sequence = 0
         self._leases: list[int] = []
+        self._seen: dict[bytes, int] = {}  # the mod revisions that it knows of
         self._current: Operation | None = None
         self._at: SimulatedMember = self.rng.choice(list(world.members.values()))
-        names = list(MIX)
+        mix = MIXES[world.shape.mix]
+        names = list(mix)
         # Some only read, fast: writes would hold them up just when there is something to see.
         self._reads_only = self.rng.random() < 0.35
         if self._reads_only:
-            names = ["get", "list", "read_txn", "stale"]
-        keep = self.rng.sample(names, self.rng.randint(min(6, len(names)), len(names)))
-        self._kinds = [name for name in names if name in keep or name == "put"]
-        self._weights = [MIX[name] for name in self._kinds]
+            mix, names = ALL, list(READS)
+        if mix is ALL:
+            keep = self.rng.sample(names, self.rng.randint(min(6, len(names)), len(names)))
+            names = [name for name in names if name in keep or name == "put"]
+        self._kinds = names
+        self._weights = [mix[name] for name in names]
         world.clock.after(self.rng.random(), self.next)
 
     def delay_s(self) -> float:
         return self.rng.random() ** 3 * 0.02
+
+    def think_s(self) -> float:
+        mean_s = self.world.shape.think_s / (3 if self._reads_only else 1)
+        return self.rng.expovariate(1 / mean_s)
 
     # One call after the other
 
@@ -150,8 +172,12 @@ class Client:
                 getattr(process.cluster, op.kind)(call, op.request)
             elif op.kind in ("range", "put", "delete_range", "txn", "compact"):
                 getattr(process.kv, op.kind)(call, op.request)
-            else:
+            elif op.kind.startswith("lease_"):
                 getattr(process.lease, op.kind)(call, op.request)
+            elif op.kind == "copy":
+                op.request(call, process)
+            else:
+                getattr(process.maintenance, op.kind)(call, op.request)
         finally:
             process.tap.told = lambda id: None
 
@@ -160,6 +186,9 @@ class Client:
             ttl_s = await process.lease.renew(op.request)
         except EtcdError as error:
             found: Any = (error.code, error.text)
+        except StorageFailure as error:  # as Member.bug
+            process.fail(error)
+            return
         else:
             found = ttl_s
         if process.loop.is_alive:
@@ -167,6 +196,9 @@ class Client:
 
     def answered(self, op: Operation, answer: Any, response: Any) -> None:
         world = self.world
+        if op.began_s <= world.rebased_s:
+            self._refused(op)
+            return
         op.ended_s = world.clock.now_s
         if isinstance(answer, bytes):
             answer = response.FromString(answer)
@@ -174,24 +206,45 @@ class Client:
         failed = isinstance(answer, tuple)
         text = f"{op.kind}: {answer[1]}" if failed else op.kind
         self.answers[text] = self.answers.get(text, 0) + 1
-        if op.kind.startswith("member_"):
-            pass  # what comes of it is seen in the log
+        if op.kind in UNCHECKED:
+            pass
         elif op.kind == "renew":
             if not failed:
-                world.lease_checker.renewed(op.request, op.began_s, answer)
+                world.lease_checker.renewed(
+                    op.request, op.began_s, answer / (1 + world.shape.drift)
+                )
         else:
             world.history.answered(op)
+            self._learn(op)
         if failed and answer[1] == NEVER and op.request_id:
             world.never.append(op)
         if op.kind == "lease_grant" and not failed:
             self._leases.append(answer.ID)
-            world.lease_checker.renewed(answer.ID, op.began_s, answer.TTL)
+            promised_s = answer.TTL / (1 + world.shape.drift)
+            world.lease_checker.renewed(answer.ID, op.began_s, promised_s)
         if op is self._current:
             self._current = None
             if failed and "not found" not in answer[1] and "compacted" not in answer[1]:
                 self._at = self.rng.choice(list(world.members.values()))
-            think_s = world.shape.think_s / (3 if self._reads_only else 1)
-            world.clock.after(self.rng.expovariate(1 / think_s), self.next)
+            world.clock.after(self.think_s(), self.next)
+
+    def _learn(self, op: Operation) -> None:
+        """What a client with optimistic locking keeps."""
+        if isinstance(op.answer, tuple):
+            return
+        found = []
+        if op.kind == "range":
+            found = list(op.answer.kvs)
+        elif op.kind == "txn":
+            for each in op.answer.responses:
+                found += each.response_range.kvs
+            if op.answer.succeeded and len(op.request.success) == 1:
+                put = op.request.success[0].request_put
+                if put.key:
+                    self._seen[put.key] = op.answer.header.revision
+                self._seen.pop(op.request.success[0].request_delete_range.key, None)
+        for kv in found:
+            self._seen[kv.key] = kv.mod_revision
 
     def _refused(self, op: Operation) -> None:
         if op is self._current:
@@ -248,6 +301,17 @@ class Client:
         first, end = self._span()
         return "range", RangeRequest(key=first, range_end=end, serializable=True), RangeResponse
 
+    def _stale_get(self) -> tuple[str, Any, Any]:
+        return "range", RangeRequest(key=self._key(), serializable=True), RangeResponse
+
+    def _page(self) -> tuple[str, Any, Any]:
+        """All keys, a page at a time, as of the revision of the first page."""
+        request = RangeRequest(key=b"k", range_end=b"l", limit=self.rng.choice((0, 2, 5)))
+        if self._seen and self.rng.random() < 0.3:
+            request.key = self.rng.choice(sorted(self._seen)) + b"\0"
+            request.revision = max(self._seen.values())
+        return "range", request, RangeResponse
+
     def _old(self) -> tuple[str, Any, Any]:
         name, request, response = self._list()
         request.serializable = self.rng.random() < 0.5
@@ -299,6 +363,38 @@ class Client:
                     each.request_range.key = key
         return "txn", request, TxnResponse
 
+    def _guarded(self, key: bytes, revision: int) -> Any:
+        """A transaction that goes on if the key is as it was seen, and else looks at it."""
+        request = TxnRequest()
+        request.compare.add(key=key, target=RpcCompare.MOD, mod_revision=revision)
+        request.failure.add().request_range.key = key
+        return request
+
+    def _create(self) -> tuple[str, Any, Any]:
+        key = self._key()
+        request = self._guarded(key, 0)
+        request.success.add().request_put.CopyFrom(PutRequest(key=key, value=self._value()))
+        return "txn", request, TxnResponse
+
+    def _update(self) -> tuple[str, Any, Any]:
+        if not self._seen:
+            return self._create()
+        key = self.rng.choice(sorted(self._seen))
+        request = self._guarded(key, self._seen[key])
+        request.success.add().request_put.CopyFrom(PutRequest(key=key, value=self._value()))
+        return "txn", request, TxnResponse
+
+    def _remove(self) -> tuple[str, Any, Any]:
+        if not self._seen:
+            return self._create()
+        key = self.rng.choice(sorted(self._seen))
+        request = self._guarded(key, self._seen[key])
+        request.success.add().request_delete_range.key = key
+        return "txn", request, TxnResponse
+
+    def _compare_and_set(self) -> tuple[str, Any, Any]:
+        return self._update()
+
     def _read_txn(self) -> tuple[str, Any, Any]:
         request = TxnRequest()
         request.compare.add(key=self._key(), target=RpcCompare.VERSION, version=1)
@@ -334,237 +430,16 @@ class Client:
             return self._grant()
         return "renew", self.rng.choice(self._leases), None
 
+    # For who looks after a cluster
 
-class Operator(Client):
-    """Adds learners and voters, promotes, moves and removes members, one change after another."""
+    def _defragment(self) -> tuple[str, Any, Any]:
+        return "defragment", DefragmentRequest(), DefragmentResponse
 
-    def __init__(self, world: Any) -> None:
-        super().__init__(world, 0)
-        self.name = "op"
-        self._reads_only = False
-        self._kinds = ["add", "promote", "remove", "update"]
-        self._weights = [4, 4, 3, 1]
-        self._names = world.shape.members
+    def _compact_all(self) -> tuple[str, Any, Any]:
+        revision = self.world.history.model.revision
+        return "compact", CompactionRequest(revision=revision, physical=True), CompactionResponse
 
-    def next(self) -> None:
-        if self.is_stopped:
-            return
-        voters, learners = self.world.voters, self.world.learners
-        kind = self.rng.choices(self._kinds, self._weights)[0]
-        if (kind == "add" and len(voters) + len(learners) >= 6) or (
-            (kind == "promote" and not learners) or (kind == "remove" and len(voters) < 3)
-        ):
-            self.world.clock.after(0.5, self.next)
-            return
-        at = self.rng.choice(list(self.world.members.values()))
-        leaders = [m for m in self.world.members.values() if m.process and m.process.node.is_leader]
-        if leaders and self.rng.random() < 0.8:
-            at = leaders[0]
-        op = self.call(kind, at)
-        self.world.say("op", f"asks {at.name}: {op.kind} {str(op.request).split()}")
-
-    def answered(self, op: Operation, answer: Any, response: Any) -> None:
-        what = answer[1] if isinstance(answer, tuple) else "done"
-        self.world.say("op", f"{op.kind}: {what}")
-        super().answered(op, answer, response)
-
-    def _add(self) -> tuple[str, Any, Any]:
-        self._names += 1
-        is_learner = self.rng.random() < 0.7
-        request = MemberAddRequest(peerURLs=[f"http://m{self._names}:1"], isLearner=is_learner)
-        return "member_add", request, MemberAddResponse
-
-    def _promote(self) -> tuple[str, Any, Any]:
-        id = self.rng.choice(sorted(self.world.learners))
-        return "member_promote", MemberPromoteRequest(ID=id), MemberPromoteResponse
-
-    def _remove(self) -> tuple[str, Any, Any]:
-        id = self.rng.choice(sorted([*self.world.voters, *self.world.learners]))
-        return "member_remove", MemberRemoveRequest(ID=id), MemberRemoveResponse
-
-    def _update(self) -> tuple[str, Any, Any]:
-        id = self.rng.choice(sorted(self.world.voters))
-        name = self.world.members[id].name if id in self.world.members else "nobody"
-        request = MemberUpdateRequest(ID=id, peerURLs=[f"http://{name}:1"])
-        return "member_update", request, MemberUpdateResponse
-
-
-class Stream:
-    """The ServerStream that the watch handler serves, and the client's end of it."""
-
-    peer = "sim"
-
-    def __init__(self, watcher: "Watcher", process: Process) -> None:
-        self.metadata = {"hasleader": "true"} if watcher.rng.random() < 0.3 else {}
-        self.closed = self.cancelled = False
-        self.queued = 0
-        self._watcher = watcher
-        self._process = process
-        self._requests: list[Any] = []
-        self._reader: Any = None
-        self._writer: Any = None
-        self._last_s = 0.0
-
-    @property
-    def can_send(self) -> bool:
-        return self.queued < 3000
-
-    def send(self, payload: bytes) -> None:
-        if self.closed:
-            return
-        self.queued += len(payload)
-        world, watcher = self._watcher.world, self._watcher
-        self._last_s = max(self._last_s, world.clock.now_s + watcher.delay_s())
-
-        def arrive() -> None:
-            if self.closed or watcher.stream is not self:
-                return
-            watcher.told(WatchResponse.FromString(payload))
-            if self._process.loop.is_alive:
-                self._process.loop.call_soon(self._took, len(payload))
-
-        world.clock.at(self._last_s, arrive)
-
-    def _took(self, size: int) -> None:
-        self.queued -= size
-        if self._writer is not None and not self._writer.done():
-            self._writer.set_result(None)
-
-    async def drain(self) -> None:
-        while not self.closed and not self.can_send:
-            self._writer = self._process.loop.create_future()
-            await self._writer
-
-    def ask(self, request: Any) -> None:
-        self._requests.append(request)
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
-
-    def __aiter__(self) -> AsyncIterator[Any]:
-        return self
-
-    async def __anext__(self) -> Any:
-        while not self._requests:
-            self._reader = self._process.loop.create_future()
-            await self._reader
-        return self._requests.pop(0)
-
-
-class Watcher:
-    """A client that watches, and after a lost stream watches on from where it was."""
-
-    def __init__(self, world: Any, number: int) -> None:
-        self.world = world
-        self.name = f"w{number}"
-        self.rng: random.Random = world.rng_for(self.name)
-        self.watch: Watch | None = None
-        self.finished: list[Watch] = []
-        self.stream: Stream | None = None
-        self.is_stopped = False
-        self._task: Any = None
-        self._is_slow = self.rng.random() < 0.3
-        world.clock.after(self.rng.random() * 2, self.open)
-
-    def delay_s(self) -> float:
-        return self.rng.random() ** 3 * (0.3 if self._is_slow else 0.02)
-
-    @property
-    def served_by(self) -> SimulatedMember | None:
-        return self._process.member if self.stream is not None else None
-
-    def open(self) -> None:
-        """A stream at some member; the same watch goes on if there is one."""
-        world = self.world
-        member = self.rng.choice(list(world.members.values()))
-        process = member.process
-        if process is None or not process.is_serving or process.facts.is_learner:
-            world.clock.after(0.1, self.open)
-            return
-        self.stream = stream = Stream(self, process)
-        self._process = process
-        if self.watch is None or self.watch.ended:
-            if self.watch is not None:
-                self.finished.append(self.watch)
-            self.watch = self._new()
-        watch = self.watch
-        if watch.next_revision:
-            watch.start = watch.next_revision
-        request = WatchCreateRequest(
-            key=watch.key,
-            range_end=watch.end,
-            start_revision=watch.start,
-            prev_kv=watch.prev_kv,
-            progress_notify=self.rng.random() < 0.5,
-        )
-        if watch.without_puts:
-            request.filters.append(WatchCreateRequest.NOPUT)
-        if watch.without_deletes:
-            request.filters.append(WatchCreateRequest.NODELETE)
-        stream.ask(WatchRequest(create_request=request))
-        self._task = None
-        process.loop.call_soon(self._serve, process, stream)
-        self._look(process, stream)
-
-    def _serve(self, process: Process, stream: Stream) -> None:
-        async def serve() -> None:
-            try:
-                await process.watch.watch(stream)  # type: ignore[arg-type]
-            except EtcdError:
-                pass  # no leader: the client sees the end of its stream
-            finally:
-                stream.closed = True
-
-        self._task = process.loop.create_task(serve())
-
-    def _leave(self, task: Any) -> None:
-        if task is not None:
-            task.cancel()
-
-    def _look(self, process: Process, stream: Stream) -> None:
-        """The client sees a broken connection, leaves by itself, or asks for progress."""
-        if stream is not self.stream:
-            return
-        chance = self.rng.random()
-        gone = not process.loop.is_alive or stream.closed
-        if not gone and not self.is_stopped:
-            if chance < 0.03 and self._task is not None:
-                stream.closed = stream.cancelled = True
-                process.loop.call_soon(self._leave, self._task)
-                gone = True
-                if self.rng.random() < 0.5 and self.watch is not None:
-                    self.watch.ended = True
-            elif chance < 0.2:
-                process.loop.call_soon(stream.ask, WatchRequest(progress_request={}))
-        if gone:
-            self.stream = None
-            self.world.clock.after(self.rng.random() * 0.3, self.open)
-        else:
-            self.world.clock.after(0.2, lambda: self._look(process, stream))
-
-    def _new(self) -> Watch:
-        rng, model = self.rng, self.world.history.model
-        start = 0
-        if rng.random() < 0.7:
-            start = max(1, model.revision + rng.randint(-100, 20))
-        key, end = rng.choice(((b"\0", b"\0"), (b"k", b"l"), (b"k1", b""), (b"k1", b"k3")))
-        return Watch(
-            self.name, key, end, model, start,
-            without_puts=rng.random() < 0.1,
-            without_deletes=rng.random() < 0.1,
-            prev_kv=rng.random() < 0.3,
-        )  # fmt: skip
-
-    def told(self, response: Any) -> None:
-        watch = self.watch
-        assert watch is not None
-        if response.created:
-            watch.created(response.header.revision)
-            return
-        if watch.ended:
-            return
-        watch.told(response)
-        if watch.ended and self.stream is not None:
-            self.stream.closed = self.stream.cancelled = True
-            process = self._process
-            if process.loop.is_alive:
-                process.loop.call_soon(self._leave, self._task)
+    def _disarm(self) -> tuple[str, Any, Any]:
+        id = min(self.world.history.model.nospace, default=0)
+        request = AlarmRequest(action=AlarmRequest.DEACTIVATE, memberID=id, alarm=NOSPACE)
+        return "alarm", request, AlarmResponse

@@ -11,8 +11,10 @@ a `Report` or raises `Violation`; `events` holds one line for each thing that ha
 
 import hashlib
 import random
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,21 +29,27 @@ from sim.checkers import (
 )
 from sim.clock import Clock, MemberLoop, Timer
 from sim.disk import Disks
-from sim.faults import FAULTS, end_all
+from sim.faults import FAULTS, Failpoint, end_all, lose_quorum
 from sim.member import SimulatedMember
 from sim.model import Model
 from sim.network import Network
+from sim.operators import Caretaker, Compactor, Operator, Replacer
 from sim.shape import Shape, tuned
-from sim.workload import Client, Operator, Watcher
+from sim.watchers import Watcher
+from sim.workload import Client
 
-from pyetcd.raft.types import ConfChange, ConfChangeType, Entry, Message, Role
+from pyetcd.raft.types import ConfChange, ConfChangeType, Entry, LogLost, Message, Role
 from pyetcd.server.bootstrap import InitialCluster, Plan, plan_join, plan_new
+from pyetcd.server.datadir import DataDir
 from pyetcd.server.peer.survey import RemoteCluster
+from pyetcd.store import failpoints
+from pyetcd.store.db import ForeignFile, StorageFailure
 from pyetcd.store.lease import ttl_min_s
 from pyetcd.store.wal import Wal
 
 HEALED_S = 10.0
 QUIET_S = 30.0
+REPLACED_S = 60.0
 
 
 @dataclass
@@ -59,6 +67,8 @@ class Report:
     watched: int
     snapshots: int
     operations: int
+    hashes: int = 0
+    replaced: int = 0
     digest: str = ""
     shape: Shape | None = field(default=None, repr=False)
 
@@ -72,6 +82,16 @@ class Report:
             f" {ok} answers, {self.watched} events, {self.starts} starts,"
             f" {self.snapshots} snapshots, {sum(self.faults.values())} faults, {self.digest}"
         )
+
+
+class Unchecked(RaftChecker):
+    """After --force-new-cluster: that a log goes on without its quorum is what raft forbids."""
+
+    def step(self, id: int, node: Any, start: int) -> bool:
+        return True
+
+    def crashed(self, id: int, wal: Wal, start: int) -> None:
+        pass
 
 
 class World:
@@ -94,6 +114,13 @@ class World:
         self.faults: dict[str, int] = {}
         self.never: list[Operation] = []
         self.snapshots_total = 0
+        self.replaced_total = 0
+        self.is_healed = False  # faults have ended
+        self.rebased_s = 0.0  # what began before may be lost
+        self.watchers: list[Watcher] = []
+        self.replacing: Replacer | None = None  # at most one member is lost at a time
+        self.failpoint: Failpoint | None = None
+        self._hashes: dict[tuple[int, int], tuple[int, str]] = {}
         self._log = log
         shape = self.shape
         self.history = History(
@@ -120,6 +147,7 @@ class World:
             plan = plan_new(InitialCluster(name, urls, "sim", urls[name], is_new=True))
             self._add_member(name, plan)
         self.by_loop: dict[MemberLoop, SimulatedMember] = {}
+        self.running: SimulatedMember | None = None
         self._leaders: dict[int, int] = {}
         self.loss = shape.network.loss
         self.say("world", str(shape))
@@ -139,11 +167,24 @@ class World:
     def fail(self, check: str, detail: str) -> None:
         raise Violation(check, detail)
 
+    def hashed(self, who: str, revision: int, compacted: int, found: int) -> None:
+        """A HashKV: the same for everybody and at every time."""
+        first, by = self._hashes.setdefault((revision, compacted), (found, who))
+        if found != first:
+            raise Violation(
+                "hash", f"{who} hashes {revision}/{compacted} to {found:x}, {by} to {first:x}"
+            )
+
     def wrap(self, member: SimulatedMember) -> "Callable[[Any], Machine]":
         return lambda machine: Machine(self, member, machine)
 
     def _add_member(self, name: str, plan: Plan) -> SimulatedMember:
         folder = self._folder / name
+        if folder.exists():  # its member was lost, and its disk is wiped
+            for old in self.members.values():
+                if old.name == name:
+                    old.name = f"{name}-{len(self.members)}"
+            shutil.rmtree(folder)
         disk = self._disks.add(folder / "member")
         member = SimulatedMember(self, name, folder, disk, plan)
         self.members[member.id] = member
@@ -206,8 +247,10 @@ class World:
         for member in list(self.members.values()):
             self.boot(member)
         clients = [Client(self, n) for n in range(1, shape.clients + 1)]
-        watchers = [Watcher(self, n) for n in range(1, shape.watchers + 1)]
-        operators = [Operator(self)] if shape.membership else []
+        watchers = self.watchers = [Watcher(self, n) for n in range(1, shape.watchers + 1)]
+        operators: list[Client] = [Operator(self)] if shape.membership else []
+        operators += [Caretaker(self)] if shape.caretaker else []
+        operators += [Compactor(self)] if shape.compactor else []
         rng = self.rng_for("faults")
         chaos_ends_s = self.clock.now_s + shape.chaos_s
         if shape.faults:
@@ -215,8 +258,13 @@ class World:
         self._until(chaos_ends_s)
         for operator in operators:
             operator.is_stopped = True
+        self.is_healed = True
+        if shape.disaster:
+            lose_quorum(self, rng)
         self._heal()
         self._wait(HEALED_S, self._has_leader, "no leader after healing")
+        self._wait(REPLACED_S, lambda: self.replacing is None, "a lost member is not replaced")
+        self._make_room(clients[0])
         self._until(self.clock.now_s + 2.0)
         for client in clients:
             client.is_stopped = True
@@ -254,6 +302,8 @@ class World:
             watched=sum(w.events_total for w in watches),
             snapshots=self.snapshots_total,
             operations=sum(m.disk.operations_total for m in self.members.values()),
+            hashes=len(self._hashes),
+            replaced=self.replaced_total,
             digest=digest.hexdigest()[:12],
             shape=self.shape,
         )
@@ -270,16 +320,22 @@ class World:
     def _turn(self, timer: Timer) -> None:
         loop = timer.loop
         assert loop is not None
-        member = self.by_loop[loop]
+        member = self.running = self.by_loop[loop]
         try:
             loop.run(timer)
         except Violation:
             raise
-        except Exception:
-            if not member.disk.is_dead:
-                raise
+        except Exception as error:
+            member.failure = member.failure or error
+        self.running = None
         if member.disk.is_dead:
             self.crash(member, power=member.crash_with_power, why="in the middle of a write")
+            return
+        if member.failure is not None or member.disk.failed_vital:
+            self._failed(member)
+            return
+        if member.has_stopped:
+            self._stopped(member)
             return
         if member.is_removed:
             self.crash(member, power=False, why="as it was removed")
@@ -289,8 +345,107 @@ class World:
             self.crash(member, power=self.rng.random() < 0.7, why="after a message", down_s=0.01)
             return
         process = member.process
-        if process is not None and self.raft_checker.step(member.id, process.node, member.starts):
-            self._note_leader(member)
+        if process is None:
+            return
+        try:
+            if self.raft_checker.step(member.id, process.node, member.starts):
+                self._note_leader(member)
+        except StorageFailure as error:  # it has read damaged entries from the log
+            member.failure = error
+            self._failed(member)
+
+    def _failed(self, member: SimulatedMember) -> None:
+        """The process must end at once if its disk failed, and for no other reason."""
+        failure, member.failure = member.failure, None
+        disk = member.disk
+        if failure is None:
+            raise Violation("storage", f"{member.name} goes on after an error: {disk.failed}")
+        if isinstance(failure, StorageFailure) and (disk.failed or member.is_flipped):
+            power = self.rng.random() < 0.5
+            self.crash(member, power=power, why=f"as its disk failed: {disk.failed or failure}")
+        elif isinstance(failure, LogLost) and member.is_flipped:
+            self.lose(member, f"{failure}")
+        else:
+            raise failure
+
+    # Failpoints (store/failpoints.py), of one member at a time
+
+    def arm(self, failpoint: Failpoint) -> None:
+        self.failpoint = failpoint
+        failpoints._armed["any"] = failpoints._Action("panic", 0.0, 1)
+
+    def disarm(self) -> None:
+        self.failpoint = None
+        failpoints._armed.clear()
+
+    def hit(self, name: str, failure: type[Exception]) -> None:
+        failpoint = self.failpoint
+        if failpoint is not None and self.running is failpoint.member:
+            failpoint.hit(name, failure)
+
+    # The cluster is lost but for one
+
+    def force(self, survivor: SimulatedMember) -> None:
+        """The order of Member.open with --force-new-cluster. What the survivor had applied must
+        still be there, and from here on its log is the only truth."""
+        self.say(survivor.name, "is started with --force-new-cluster")
+        survivor.is_forced = True
+        self.boot(survivor)
+
+    def rebase(self, data: DataDir) -> None:
+        """The history ends with what this log has; raft and clients begin again."""
+        old, wal = self.history, data.wal
+        kept = data.backend.applied_index
+        while kept < min(wal.last_index(), old.last_index):
+            entry = wal.entries(kept + 1, kept + 2, 0)[0]
+            if old.entries[kept + 1] != (entry.term, entry.type, entry.data):
+                break
+            kept += 1
+        if kept < wal.hard_state.commit and kept < old.last_index:
+            raise Violation("log", f"{wal.hard_state} was committed, and {kept} is left")
+        self.say("world", f"of {old.last_index} entries {kept} are left")
+        self.history = new = History(Model(data_ttl_min(self.shape)))
+        self.lease_checker = LeaseChecker()
+        self.raft_checker = Unchecked()
+        self._hashes.clear()
+        self.rebased_s = self.clock.now_s
+        for watcher in self.watchers:
+            if watcher.watch is not None:
+                watcher.watch.ended = True
+        self.never.clear()
+        for index in range(1, kept + 1):
+            new._commit(index, old.entries[index])
+        new.on_apply = lambda _, request: self.lease_checker.applied(request, self.clock.now_s)
+
+    def _stopped(self, member: SimulatedMember) -> None:
+        """In order: there is nothing that a power cut could take."""
+        self.say(member.name, "has stopped")
+        member.has_stopped = False
+        assert member.process is not None
+        del self.by_loop[member.process.loop]
+        member.crash(power=self.rng.random() < 0.5)
+        self._look_at_log(member)
+        self.clock.after(self.rng.choice((0.01, 0.3, 2.0)), lambda: self.boot(member))
+
+    def lose(self, member: SimulatedMember, why: str) -> None:
+        """It will never start again; it is removed, wiped and added anew, as the manual says."""
+        if member.is_up:
+            self.crash(member, power=False, why="for good")
+        self.say(member.name, f"is lost: {why}")
+        member.is_removed = True
+        if self.replacing is None:
+            self.replacing = Replacer(self, member)
+
+    def may_lose(self, member: SimulatedMember) -> bool:
+        """Whether the others are enough, and no other one is lost."""
+        voters = [id for id in self.voters if id in self.members]
+        return (
+            self.replacing is None
+            and not any(m.is_flipped for m in self.members.values() if not m.is_removed)
+            and len(voters) == len(self.voters) >= 3
+            and not member.is_removed
+            and not (self.shape.membership or self.shape.disaster)
+        )
 
     def _note_leader(self, member: SimulatedMember) -> None:
         process = member.process
@@ -341,6 +496,25 @@ class World:
                 if self.clock.now_s > deadline_s:
                     raise Violation("liveness", f"{member.name} takes no write: {op.answer}")
 
+    def _make_room(self, client: Client) -> None:
+        """As the manual says after NOSPACE: compact, defragment, disarm."""
+        model, deadline_s = self.history.model, self.clock.now_s + HEALED_S
+        while model.nospace:
+            if self.clock.now_s > deadline_s:
+                raise Violation("liveness", f"the alarm stays: {model.nospace}")
+            self.say("world", f"makes room: {sorted(model.nospace)}")
+            live = [m for m in self._current if m.id not in self.learners and m.is_up]
+            self._ask(client, "compact_all", live[0])
+            for member in live:
+                self._ask(client, "defragment", member)
+            self._ask(client, "disarm", live[0])
+
+    def _ask(self, client: Client, kind: str, member: SimulatedMember) -> None:
+        op = client.call(kind, member)
+        patience_s = self.clock.now_s + self.shape.request_timeout_s
+        while op.answer is None and self.clock.now_s < patience_s:
+            self._until(self.clock.now_s + 0.1)
+
     def _finish(self, watchers: list[Watcher]) -> None:
         check_equal(self._current, self.history)
         for op in self.never:
@@ -356,15 +530,19 @@ class World:
         if member.is_up or member.is_removed:
             return
         member.crash_with_power = True
+        self.running = member
         try:
             member.boot()
         except Violation:
             raise
-        except Exception:
+        except Exception as error:
             if not member.disk.is_dead:
-                raise
+                self._refused(member, error)
+                return
             self.crash(member, power=member.crash_with_power, why="while it started")
             return
+        finally:
+            self.running = None
         assert member.process is not None
         self.by_loop[member.process.loop] = member
         if member.disk.is_dead:
@@ -372,22 +550,50 @@ class World:
             return
         self.raft_checker.step(member.id, member.process.node, member.starts)
 
+    def _refused(self, member: SimulatedMember, error: Exception) -> None:
+        """It did not start: its disk has failed just now, or it sees that it is damaged."""
+        if isinstance(error, StorageFailure) and member.disk.failed:
+            self.crash(member, power=False, why=f"while it started: {error}", down_s=0.5)
+        elif isinstance(error, StorageFailure | ForeignFile | LogLost) and member.is_flipped:
+            self.crash(member, power=False, why="as it refused to start")
+            self.lose(member, str(error).replace(str(self._folder), ""))
+        else:
+            raise error
+
     def crash(self, member: SimulatedMember, *, power: bool, why: str, down_s: float = 0.0) -> None:
         self.say(member.name, f"{'power cut' if power else 'killed'} {why}")
         if member.process is not None:
             del self.by_loop[member.process.loop]
+        disk = member.disk
+        was_full, disk.is_full = disk.is_full, False
+        disk.failing.clear()
+        member.failure, member.has_stopped = None, False
         member.crash(power=power)
-        if (Path(member.disk.folder) / "wal.db").exists():
-            log = Wal.open(str(Path(member.disk.folder) / "wal.db"))
-            self.raft_checker.crashed(member.id, log, member.starts)
-            member.release()
-            member.disk.restore_power(None)
+        self._look_at_log(member)
+        disk.is_full = was_full
         down_s = down_s or self.rng.choice((0.01, 0.3, 2.0, 8.0)) * (0.5 + self.rng.random())
         member.ambush = None
         self.clock.after(down_s, lambda: self.boot(member))
 
+    def _look_at_log(self, member: SimulatedMember) -> None:
+        """What is durable now must be what was promised."""
+        path = Path(member.disk.folder) / "wal.db"
+        if not path.exists():
+            return
+        try:
+            log = Wal.open(str(path))
+            self.raft_checker.crashed(member.id, log, member.starts)
+        except (StorageFailure, ForeignFile):
+            if not member.is_flipped:
+                raise
+        member.release()
+        member.disk.restore_power(None)
+
     def _heal(self) -> None:
         end_all(self)
+        for member in list(self.members.values()):
+            if member.is_flipped and not member.is_removed:
+                self.lose(member, "nobody trusts its disk")
         for id in [*self.voters, *self.learners]:
             if id not in self.members:
                 self.say("world", f"{id:x} was added and has not started yet")
@@ -434,6 +640,22 @@ class Machine:
         self._world.say(self._name, f"installed the snapshot at {snapshot.meta.index}")
 
 
+@contextmanager
+def failing(world: World) -> Iterator[None]:
+    """Failpoints of this process are those of the world's members."""
+    act = failpoints._act
+    failpoints._act = world.hit
+    try:
+        yield
+    finally:
+        failpoints._act = act
+        world.disarm()
+
+
+def data_ttl_min(shape: Shape) -> int:
+    return ttl_min_s(election_ticks=shape.election_ticks, tick_ms=int(shape.tick_s * 1000))
+
+
 def run(
     seed: int,
     folder: Path,
@@ -445,7 +667,7 @@ def run(
     """One seed; the report, or what broke, and the events."""
     world = World(seed, folder, disks, log=log, prepare=prepare)
     try:
-        with tuned(world.shape):
+        with tuned(world.shape), failing(world):
             return world.run(), None, world.events
     except Exception as error:
         return None, error, world.events
