@@ -231,8 +231,11 @@ class Client(threading.Thread):
 class Prober(threading.Thread):
     """Puts through one member as often as it can: the measure of how soon writes work again."""
 
-    def __init__(self, number: int, endpoint: str, stop: threading.Event) -> None:
+    def __init__(
+        self, number: int, endpoint: str, stop: threading.Event, *, timeout_s: float = 0.5
+    ) -> None:
         super().__init__(daemon=True)
+        self._timeout_s = timeout_s
         self.acks: list[tuple[float, float]] = []
         self.ops: list[Op] = []
         self._number = number
@@ -247,7 +250,9 @@ class Prober(threading.Thread):
             op = Op("put", self._number, time.monotonic(), writes=[(key, value)])
             self.ops.append(op)
             try:
-                answer = self._api.put(rpc.PutRequest(key=key, value=value), timeout=0.5)
+                answer = self._api.put(
+                    rpc.PutRequest(key=key, value=value), timeout=self._timeout_s
+                )
                 op.end_s, op.revision = time.monotonic(), answer.header.revision
                 op.wrote, op.key = True, key
                 self.acks.append((op.start_s, op.end_s))

@@ -15,6 +15,7 @@ from proxy import Links
 from pyetcd.proto import rpc_pb2 as rpc
 
 START = "import sys; from pyetcd.cli.main import main; sys.exit(main())"
+PROGRAM = [sys.executable, "-c", START, "server"]
 CHANNEL_OPTIONS = [
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),  # a connection of its own
@@ -37,6 +38,7 @@ class Api:
         )
         self.put = self._unary(f"{kv}/Put", rpc.PutRequest, rpc.PutResponse)
         self.range = self._unary(f"{kv}/Range", rpc.RangeRequest, rpc.RangeResponse)
+        self.compact = self._unary(f"{kv}/Compact", rpc.CompactionRequest, rpc.CompactionResponse)
         self.delete = self._unary(
             f"{kv}/DeleteRange", rpc.DeleteRangeRequest, rpc.DeleteRangeResponse
         )
@@ -51,6 +53,9 @@ class Api:
             f"{lease}/LeaseLeases", rpc.LeaseLeasesRequest, rpc.LeaseLeasesResponse
         )
         self.status = self._unary(f"{maintenance}/Status", rpc.StatusRequest, rpc.StatusResponse)
+        self.defragment = self._unary(
+            f"{maintenance}/Defragment", rpc.DefragmentRequest, rpc.DefragmentResponse
+        )
         self.hash_kv = self._unary(f"{maintenance}/HashKV", rpc.HashKVRequest, rpc.HashKVResponse)
         self.member_add = self._unary(
             f"{cluster}/MemberAdd", rpc.MemberAddRequest, rpc.MemberAddResponse
@@ -99,8 +104,13 @@ def free_ports(count: int) -> list[int]:
 class Node:
     """One member's process, its log and its data directory."""
 
-    def __init__(self, folder: Path, name: str, client_port: int, flags: list[str]) -> None:
+    def __init__(
+        self, folder: Path, name: str, client_port: int, flags: list[str], program: list[str]
+    ) -> None:
         self.name = name
+        self.environment: dict[str, str] = {}  # of the next start, besides the machine's
+        self.flags_more: list[str] = []  # of the next start; a later flag counts
+        self.ended_well: set[int] = set()  # exit codes of its own that are wanted
         self.endpoint = f"127.0.0.1:{client_port}"
         self.log_path = folder / f"{name}.log"
         self.data_dir = folder / name
@@ -109,7 +119,7 @@ class Node:
         self.starts = self.kills = 0
         self.rss_mb_max = self.fds_max = 0
         self._folder = folder
-        self._argv = [sys.executable, "-c", START, "server", f"--name={name}", *flags]
+        self._argv = [*program, f"--name={name}", *flags]
         self._argv += [
             f"--data-dir={self.data_dir}",
             f"--listen-client-urls=http://{self.endpoint}",
@@ -122,18 +132,23 @@ class Node:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("ETCD")}
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                self._argv,
+                self._argv + self.flags_more,
                 cwd=self._folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=environment,
+                env=environment | self.environment,
             )
         self.starts += 1
 
     @property
     def is_up(self) -> bool:
         return self._process is not None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     def look(self) -> None:
         """Note a process that ended by itself, and what it uses."""
@@ -142,7 +157,8 @@ class Node:
             return
         code = process.poll()
         if code is not None:
-            self.faults.append(f"{self.name} ended by itself with {code}")
+            if code not in self.ended_well:
+                self.faults.append(f"{self.name} ended by itself with {code}")
             self._process = None
             return
         try:
@@ -209,10 +225,21 @@ class Node:
 
 
 class Cluster:
-    def __init__(self, folder: Path, size: int, *flags: str) -> None:
+    """`is_direct`: no proxies, so no faults between members either."""
+
+    def __init__(
+        self,
+        folder: Path,
+        size: int,
+        *flags: str,
+        program: list[str] = PROGRAM,
+        is_direct: bool = False,
+    ) -> None:
         ports = free_ports(3 * size)
         clients, fronts, backs = ports[:size], ports[size : 2 * size], ports[2 * size :]
-        self.links = Links(list(zip(fronts, backs, strict=True)))
+        self.links = Links([] if is_direct else list(zip(fronts, backs, strict=True)))
+        if is_direct:
+            fronts = backs
         together = ",".join(f"m{i}=http://127.0.0.1:{port}" for i, port in enumerate(fronts))
         self.nodes = [
             Node(
@@ -225,6 +252,7 @@ class Cluster:
                     f"--initial-cluster={together}",
                     *flags,
                 ],
+                program,
             )
             for i in range(size)
         ]
