@@ -1,113 +1,120 @@
-"""Run seeds: `python tests/sim 17 --log`, `python tests/sim --seeds 1-1000`.
+"""Run seeds: `python tests/sim 17 --log`, `python tests/sim --seeds 1-1000 --jobs 4`.
 
-Prints one line for each seed. A seed that breaks something prints the check, the seed and the last
-events; the exit status is then 1. The same seed gives the same run.
+Prints one line for each seed, and one for all of them. A seed that breaks something prints the
+last events, the check and the seed; the exit status is then 1. The same seed gives the same run.
 """
 
 import argparse
-import shutil
 import sys
-import tempfile
 import time
-import traceback
 from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this folder is the package `sim`
 
-from sim.disk import Disks, installed
-from sim.known_bugs import BUGS, put_back
-from sim.world import Report, Violation, run
+from sim.checkers import RaftChecker
+from sim.known_bugs import BUGS
+from sim.runner import Outcome, Task, outcomes
+from sim.settings import BadSetting
+from sim.shrink import shrink
 
 from pyetcd.server import logs
-
-MEMORY = "/dev/shm"
-
-Result = tuple[Report | None, Exception | None, list[str]]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python tests/sim", description=__doc__)
     parser.add_argument("seed", type=int, nargs="?")
     parser.add_argument("--seeds", help="a range, as in 1-1000")
+    parser.add_argument("--jobs", type=int, default=1, help="so many processes")
+    parser.add_argument("--seconds", type=float, default=0.0, help="begin no seed after that")
+    parser.add_argument("--keep-going", action="store_true", help="after a broken seed, too")
+    parser.add_argument("--quiet", action="store_true", help="only what breaks, and the sum")
     parser.add_argument("--log", action="store_true", help="print every event")
     parser.add_argument("--last", type=int, default=30, help="events shown of a broken run")
-    parser.add_argument("--keep-going", action="store_true")
-    parser.add_argument("--quiet", action="store_true", help="only what breaks, and the sum")
-    parser.add_argument("--seconds", type=float, default=0.0, help="begin no seed after that")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", dest="settings",
+        help="over what the seed has drawn: members=3, faults=kill,power, network.loss=0.1",
+    )  # fmt: skip
+    parser.add_argument("--shrink", type=int, metavar="SEED", help="a broken seed, made small")
     parser.add_argument("--bug", help="a known bug put back (known_bugs.py), or `all` of them")
+    parser.add_argument(
+        "--reference", action="store_true", help="judge each step by raft/invariants.py, too"
+    )
     options = parser.parse_args()
     if options.seeds:
         first, _, last = options.seeds.partition("-")
         seeds = range(int(first), int(last or first) + 1)
     elif options.seed is not None:
         seeds = range(options.seed, options.seed + 1)
+    elif options.shrink is not None:
+        seeds = range(options.shrink, options.shrink + 1)
     else:
-        parser.error("a seed, or --seeds A-B")
+        parser.error("a seed, or --seeds A-B, or --shrink SEED")
     logs.set_level("error")
-    if options.bug is None:
-        return _run(seeds, options)
-    for name in BUGS if options.bug == "all" else [options.bug]:
-        with put_back(name):
-            _find(name, seeds, options.seconds)
-    return 0
-
-
-def _one(seed: int, disks: Disks, log: bool = False) -> Result:
-    folder = Path(tempfile.mkdtemp(prefix="sim-", dir=MEMORY if Path(MEMORY).is_dir() else None))
+    RaftChecker.reference = options.reference
+    task = Task(tuple(options.settings), options.bug, options.last, options.log)
     try:
-        return run(seed, folder, disks, log=print if log else None)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        disks.by_folder.clear()
+        if options.shrink is not None:
+            return shrink(options.shrink, task, jobs=options.jobs, seconds=options.seconds)
+        if options.bug is not None:
+            return _find(seeds, task, options)
+        return _run(seeds, task, options)
+    except BadSetting as error:
+        parser.error(str(error))
 
 
-def _find(name: str, seeds: range, seconds: float) -> None:
-    """One line: after how many seeds a bug was found, and by which check."""
-    began_s = time.perf_counter()
-    with installed() as disks:
-        for seed in seeds:
-            if seconds and time.perf_counter() - began_s > seconds:
-                print(f"{name}: NOT FOUND up to seed {seed}", flush=True)
-                return
-            _, error, _ = _one(seed, disks)
-            if error is not None:
-                text = f"{type(error).__name__}: {error}".split("\n")[0]
-                print(f"{name}: seed {seed}, {text[:150]}", flush=True)
-                return
-    print(f"{name}: NOT FOUND in {seeds}", flush=True)
-
-
-def _run(seeds: range, options: argparse.Namespace) -> int:
+def _run(seeds: range, task: Task, options: argparse.Namespace) -> int:
     broken: list[int] = []
-    began_s, virtual_s, count = time.perf_counter(), 0.0, 0
-    with installed() as disks:
-        for seed in seeds:
-            if options.seconds and time.perf_counter() - began_s > options.seconds:
-                break
-            report, error, events = _one(seed, disks, options.log)
-            count += 1
-            if report is not None:
-                virtual_s += report.virtual_s
-                if not options.quiet:
-                    print(report.line(), flush=True)
-                if options.log:
-                    print(report)
-                continue
-            broken.append(seed)
-            if not options.log:
-                print("\n".join(line[:300] for line in events[-options.last :]))
-            if not isinstance(error, Violation):
-                traceback.print_exception(error)
-            print(f"seed {seed}: BROKEN, {type(error).__name__}: {str(error)[:3000]}", flush=True)
+    began_s, count, cpu_s = time.monotonic(), 0, 0.0
+    virtual_s, answers, faults, entries, starts = 0.0, 0, 0, 0, 0
+    for outcome in outcomes(seeds, task, jobs=options.jobs, seconds=options.seconds):
+        count += 1
+        if outcome.broken:
+            broken.append(outcome.seed)
+            _show_broken(outcome, options.log)
             if not options.keep_going:
                 break
-    real_s = time.perf_counter() - began_s
+            continue
+        if not options.quiet:
+            print(outcome.line, flush=True)
+        cpu_s += outcome.cpu_s
+        virtual_s += outcome.virtual_s
+        answers += outcome.answers
+        faults += outcome.faults
+        entries += outcome.entries
+        starts += outcome.starts
+    real_s = time.monotonic() - began_s
     print(
-        f"{count} seeds, {virtual_s:.0f} virtual seconds in {real_s:.1f} s"
-        f" ({virtual_s / real_s:.0f} times real time), broken: {broken or 'none'}"
+        f"{count} seeds, {virtual_s:.0f} virtual seconds in {real_s:.1f} s:"
+        f" {virtual_s / real_s:.0f} times real time, {virtual_s / max(cpu_s, 1e-9):.0f} a core;"
+        f" {entries} entries, {answers} answers, {faults} faults, {starts} starts;"
+        f" broken: {broken or 'none'}"
     )
     return 1 if broken else 0
+
+
+def _show_broken(outcome: Outcome, has_log: bool) -> None:
+    if not has_log:
+        print("\n".join(outcome.events))
+    print(f"seed {outcome.seed}: BROKEN, {outcome.broken}", flush=True)
+
+
+def _find(seeds: range, task: Task, options: argparse.Namespace) -> int:
+    """One line for each known bug: by which seed it was found first, and by which check."""
+    missed = 0
+    for name in BUGS if options.bug == "all" else [options.bug]:
+        task.bug = name
+        tried: list[Outcome] = []
+        for outcome in outcomes(seeds, task, jobs=options.jobs, seconds=options.seconds):
+            tried.append(outcome)
+            if outcome.broken:
+                text = outcome.broken.split("\n")[0]
+                print(f"{name}: seed {outcome.seed}, {text[:150]}", flush=True)
+                break
+        else:
+            missed += 1
+            print(f"{name}: NOT FOUND in {len(tried)} seeds from {seeds[0]} on", flush=True)
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":

@@ -111,9 +111,8 @@ class Clock:
             if loop is not None:
                 if not loop.is_alive:
                     continue
-                if loop.paused_until_s > self.now_s:
-                    self._number += 1
-                    heappush(heap, (loop.paused_until_s, self._number, timer))
+                if loop.paused_until_s > self.now_s or loop.waiting:
+                    self._hold(timer, loop)
                     continue
             at_once += 1
             assert at_once < AT_ONCE_MAX, f"time stands still: {timer}"
@@ -125,6 +124,16 @@ class Clock:
                 turn(timer)
         self.now_s = end_s
 
+    def _hold(self, timer: Timer, loop: "MemberLoop") -> None:
+        """Of a loop that is paused, or has just been: what waits comes first, in its order."""
+        loop.waiting.append(timer)
+        if loop.paused_until_s <= self.now_s:
+            self._soon.extendleft(reversed(loop.waiting))
+            loop.waiting.clear()
+        elif loop.wakes_s != loop.paused_until_s:
+            loop.wakes_s = loop.paused_until_s
+            self.at(loop.wakes_s, lambda: None, loop=loop)
+
 
 class MemberLoop(asyncio.AbstractEventLoop):
     """The loop of one run of one member."""
@@ -132,6 +141,8 @@ class MemberLoop(asyncio.AbstractEventLoop):
     def __init__(self, clock: Clock, failed: Callable[[str], None]) -> None:
         self.is_alive = True
         self.paused_until_s = 0.0
+        self.wakes_s = 0.0
+        self.waiting: list[Timer] = []
         self._clock = clock
         self._failed = failed
         self._tasks: dict[asyncio.Task[Any], None] = {}
