@@ -340,6 +340,8 @@ def remove_if_exists(path: str) -> bool:
         os.unlink(path)
     except FileNotFoundError:
         return False
+    except OSError as error:
+        raise StorageFailure(f"{path}: remove failed: {os_reason(error)}") from error
     return True
 
 

@@ -68,7 +68,7 @@ class World(Protocol):
 
     def wrap(self, member: "SimulatedMember") -> "Any": ...
 
-    def rebase(self, data: datadir.DataDir) -> None: ...
+    def rebase(self, data: datadir.DataDir, committed: int) -> None: ...
 
     def rng_for(self, name: str) -> random.Random: ...
 
@@ -87,6 +87,7 @@ class SimulatedMember:
         self.is_up = False
         self.stall_until_s = 0.0  # of the disk
         self.slow_until_s, self.slow_s = 0.0, 0.0  # each commit takes that much longer
+        self.was_committed = 0  # before that
         self.is_forced = False  # starts next with --force-new-cluster
         self.is_flipped = False  # something on its disk is not what was written
         self.has_stopped = False  # in order
@@ -110,8 +111,10 @@ class SimulatedMember:
         if not is_new:
             data = datadir.reopen(self.data_dir, lock=lock)
             if self.is_forced:
+                if not self.was_committed:  # else an earlier try has got this far
+                    self.was_committed = data.wal.hard_state.commit
                 go_on_alone(data, [f"http://{self.name}:1"])
-                self.world.rebase(data)
+                self.world.rebase(data, self.was_committed)
                 self.is_forced = False
         else:
             data = datadir.create(self.data_dir, plan=self.plan, token="sim", lock=lock)
@@ -396,7 +399,7 @@ class LogThread:
         try:
             job()
         except Exception as error:
-            assert disk.is_dead, error
+            assert disk.is_dead or disk.failed, error
 
     def stop(self) -> None:
         pass

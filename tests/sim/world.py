@@ -392,7 +392,7 @@ class World:
         survivor.is_forced = True
         self.boot(survivor)
 
-    def rebase(self, data: DataDir) -> None:
+    def rebase(self, data: DataDir, committed: int) -> None:
         """The history ends with what this log has; raft and clients begin again."""
         old, wal = self.history, data.wal
         kept = data.backend.applied_index
@@ -401,8 +401,8 @@ class World:
             if old.entries[kept + 1] != (entry.term, entry.type, entry.data):
                 break
             kept += 1
-        if kept < wal.hard_state.commit and kept < old.last_index:
-            raise Violation("log", f"{wal.hard_state} was committed, and {kept} is left")
+        if kept < min(committed, old.last_index):
+            raise Violation("log", f"{committed} was committed, and {kept} is left")
         self.say("world", f"of {old.last_index} entries {kept} are left")
         self.history = new = History(Model(data_ttl_min(self.shape)))
         self.lease_checker = LeaseChecker()

@@ -175,6 +175,14 @@ def test_recover_cleans_up(tmp_path: Path) -> None:
     assert not snapshot.recover(str(target), 5)
 
 
+def test_a_leftover_that_cannot_be_removed_is_a_failed_disk(tmp_path: Path) -> None:
+    target = tmp_path / "kv.db"
+    fill(target, 0, 10).close()
+    (tmp_path / "kv.db.tmp-x").mkdir()  # unlink fails, as it would on a broken or read-only disk
+    with pytest.raises(db.StorageFailure, match=r"kv.db.tmp-x: remove failed: "):
+        snapshot.recover(str(target), 0)
+
+
 def crash_points(directory: Path, received: Path) -> Generator[str, None, None]:
     """Receive and install a snapshot at index 100; a yield is a place where we may be killed."""
     target = str(directory / "kv.db")
