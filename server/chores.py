@@ -21,6 +21,7 @@ from pyetcd.server.logs import get
 from pyetcd.server.machine import StateMachine
 from pyetcd.server.propose import Proposer
 from pyetcd.server.reads import LinearizableReads
+from pyetcd.store.auth import ROOT
 from pyetcd.store.members import CLUSTER_VERSION_MIN, parse_version
 
 LEASE_INTERVAL_S = 0.5  # etcd: the lessor looks twice a second
@@ -157,9 +158,13 @@ class Chores:
         if now_s < self._leases_at_s:
             return
         self._leases_at_s = now_s + LEASE_INTERVAL_S
+        auth = self._machine.auth
         for lease_id in lessor.expired():
             self.lease_expired_total += 1
             revoke = InternalRaftRequest(lease_revoke=LeaseRevokeRequest(ID=lease_id))
+            if auth.enabled:  # in root's name and without a token, which may run out (etcd#13975)
+                revoke.header.username = ROOT
+                revoke.header.auth_revision = auth.revision
             self._proposer.propose_as_leader(revoke, _ignore)
         due = lessor.due_checkpoints()
         if due:

@@ -334,13 +334,11 @@ class Options:
 
     # ---- auth ----
     auth_token: str = _auth.text(
-        "auth-token", "simple", "Kind of tokens: simple, or jwt with its options.", effect=LATER
+        "auth-token", "simple", "Kind of tokens: simple, or jwt with its options."
     )
-    bcrypt_cost: int = _auth.number(
-        "bcrypt-cost", 10, "Cost of password hashes, 4 to 31.", effect=LATER
-    )
+    bcrypt_cost: int = _auth.number("bcrypt-cost", 10, "Cost of password hashes, 4 to 31.")
     auth_token_ttl_s: int = _auth.number(
-        "auth-token-ttl", 300, "Seconds that a simple token lives.", effect=LATER
+        "auth-token-ttl", 300, "Seconds that a simple token lives without being used."
     )
 
     # ---- profiling and monitoring ----

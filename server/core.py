@@ -17,6 +17,8 @@ from pyetcd.proto.raft_internal_pb2 import InternalRaftRequest
 from pyetcd.raft.rawnode import Config as RaftConfig
 from pyetcd.raft.rawnode import RawNode
 from pyetcd.server import datadir
+from pyetcd.server.access import Access
+from pyetcd.server.api.auth import AuthApi
 from pyetcd.server.api.base import Headers
 from pyetcd.server.api.cluster import ClusterApi
 from pyetcd.server.api.concurrency import ElectionApi, LockApi
@@ -32,9 +34,11 @@ from pyetcd.server.clock import Clock, Rng
 from pyetcd.server.compactor import Compactor
 from pyetcd.server.datadir import DataDir
 from pyetcd.server.facts import Facts
+from pyetcd.server.jwt_tokens import JwtOptions, JwtTokens
 from pyetcd.server.loop import Commits, Driver
-from pyetcd.server.machine import StateMachine, load_conf_state
+from pyetcd.server.machine import TOKEN_TTL_S, StateMachine, load_conf_state
 from pyetcd.server.membership import Membership
+from pyetcd.server.passwords import COST_DEFAULT, Passwords
 from pyetcd.server.peer.transport import PeerTransport
 from pyetcd.server.propose import Proposer, RequestIds
 from pyetcd.server.reads import LinearizableReads
@@ -65,6 +69,10 @@ class Tuning:
     txn_ops_max: int
     progress_interval_s: float
     strict_reconfig_check: bool
+    jwt: JwtOptions | None = None
+    token_ttl_s: float = TOKEN_TTL_S
+    bcrypt_cost: int = COST_DEFAULT
+    client_cert_auth: bool = False
     compaction_period_s: float = 0.0  # of automatic compaction, by age or by count; 0 for none
     compaction_revisions: int = 0
 
@@ -132,6 +140,7 @@ class Core:
             catchup_entries=tuning.catchup_entries,
             run=self.workers.run,
             quiesce=self.workers.quiesce,
+            token_ttl_s=tuning.token_ttl_s,
         )
         self.node = node = _node(data, tuning, around.rng)
         self.membership = Membership(
@@ -221,6 +230,15 @@ class Core:
             loop=loop,
         )
         self.guard.is_learner = lambda: self.facts.is_learner
+        self.access = Access(
+            self.machine.auth,
+            self.machine.tokens,
+            self.machine.lessor,
+            jwt=None if tuning.jwt is None else JwtTokens(tuning.jwt, clock.wall_s),
+            client_cert_auth=tuning.client_cert_auth,
+            applied_index=lambda: self.facts.applied_index,
+            loop=loop,
+        )
         self.services = Services(self, around)
 
     def meet(self, known_peers: Sequence[Peer]) -> None:
@@ -256,6 +274,7 @@ class Services:
         headers = Headers(core.cluster_id, core.id, node, lambda: machine.revision)
         proposer = around.proposing(core.proposer)
         post: Post = around.post
+        access = core.access
         self.kv = KvApi(
             headers=headers,
             proposer=proposer,
@@ -263,6 +282,7 @@ class Services:
             store=machine,
             quota=facts,
             txn_ops_max=tuning.txn_ops_max,
+            access=access,
         )
         self.watch = WatchApi(
             machine.hub,
@@ -272,6 +292,7 @@ class Services:
             fatal=around.fatal,
             request_bytes_max=tuning.request_bytes_max,
             progress_interval_s=tuning.progress_interval_s,
+            authorize=access.refusal_of_watch,
         )
         self.lease = LeaseApi(
             headers=headers,
@@ -284,6 +305,7 @@ class Services:
             post=post,
             loop=core.loop,
             timeout_s=tuning.request_timeout_s,
+            access=access,
         )
         self.cluster = ClusterApi(
             headers=headers,
@@ -299,6 +321,15 @@ class Services:
             store=machine,
             loop=core.loop,
             chunk_bytes=tuning.request_bytes_max,
+            access=access,
+        )
+        self.auth = AuthApi(
+            headers=headers,
+            proposer=proposer,
+            reads=core.reads,
+            access=access,
+            passwords=Passwords(core.workers.run, cost=tuning.bcrypt_cost),
+            rng=around.rng,
         )
         self.local = Local(core.loop)
         self.lock = LockApi(self.local)

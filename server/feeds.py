@@ -27,6 +27,7 @@ def feed(metrics: Metrics, core: Core, *, client_listener: Listener) -> None:
         "etcd_server_quota_backend_bytes": lambda: core.tuning.quota_bytes,
         "etcd_mvcc_db_total_size_in_bytes": lambda: backend.size_bytes,
         "etcd_mvcc_db_total_size_in_use_in_bytes": lambda: backend.in_use_bytes,
+        "etcd_debugging_auth_revision": lambda: machine.auth.revision,
         "etcd_debugging_mvcc_current_revision": lambda: keyspace.revision,
         "etcd_debugging_mvcc_compact_revision": lambda: keyspace.compact_revision,
         "etcd_debugging_mvcc_watch_stream_total": lambda: hub.streams,

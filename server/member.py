@@ -30,8 +30,9 @@ from pyetcd.server.core import Core, Tuning
 from pyetcd.server.datadir import DataDir
 from pyetcd.server.feeds import feed
 from pyetcd.server.forced import go_on_alone
+from pyetcd.server.jwt_tokens import AuthTokenError, JwtOptions, token_options
 from pyetcd.server.loop import Commits
-from pyetcd.server.machine import StateMachine
+from pyetcd.server.machine import TOKEN_TTL_S, StateMachine
 from pyetcd.server.membership import Membership
 from pyetcd.server.metrics import Metrics
 from pyetcd.server.peer.client import HttpClient, Unreachable
@@ -175,7 +176,17 @@ def _tuning(config: Config) -> Tuning:
         strict_reconfig_check=config.strict_reconfig_check,
         compaction_period_s=0.0 if by_count else retention / 1e9,
         compaction_revisions=retention if by_count else 0,
+        jwt=_jwt_options(config),
+        token_ttl_s=float(config.auth_token_ttl_s or TOKEN_TTL_S),
+        bcrypt_cost=config.bcrypt_cost,
     )
+
+
+def _jwt_options(config: Config) -> JwtOptions | None:
+    try:
+        return token_options(config.auth_token)
+    except AuthTokenError as error:
+        raise StartupRefused(str(error)) from error
 
 
 def _identity(config: Config, data: DataDir) -> Identity:
@@ -194,6 +205,7 @@ class Member:
     @classmethod
     async def open(cls, config: Config, end: Callable[[int], None]) -> "Member":
         """Bind, plan, open the data directory, build; nothing runs yet."""
+        tuning = _tuning(config)
         clients, peers = _bind(config)
         dial_s = 1 + config.election_timeout_ms / 1000
         peer_client = HttpClient(dial_timeout_s=dial_s)
@@ -205,7 +217,7 @@ class Member:
         finally:
             peer_client.close()
         try:
-            return cls(config, data, plan, clients, peers, end)
+            return cls(config, tuning, data, plan, clients, peers, end)
         except LogLost as error:
             _close(clients + peers)
             data.abandon()
@@ -218,6 +230,7 @@ class Member:
     def __init__(
         self,
         config: Config,
+        tuning: Tuning,
         data: DataDir,
         plan: Plan | None,
         clients: list[Bound],
@@ -235,7 +248,7 @@ class Member:
         self.clock: Clock = SystemClock()
         self.rng = system_rng()
         self.workers = Workers(loop, self.fatal)
-        self.core = core = Core(data, _tuning(config), self)
+        self.core = core = Core(data, tuning, self)
         metrics = Metrics(extensive=config.metrics_extensive)
         self.serving = Serving(config, clients, peers, core=core, metrics=metrics, bug=self.bug)
         feed(metrics, core, client_listener=self.serving.client_listener)

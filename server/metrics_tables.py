@@ -107,7 +107,7 @@ _COUNTERS = (
 
 _GAUGES = (
     _gauge("etcd_cluster_version", "members", "1 for the cluster's version.", "cluster_version"),
-    _gauge(_D + "auth_revision", "later: auth", "Revision of users and roles."),
+    _gauge(_D + "auth_revision", "auth", "Revision of users and roles."),
     _gauge(_D + "mvcc_compact_revision", "keyspace", "Revision of the last compaction."),
     _gauge(_D + "mvcc_current_revision", "keyspace", "Revision now."),
     _gauge(_D + "mvcc_db_compaction_last", "chores", "Unix time of the last compaction, or 0."),

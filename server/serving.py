@@ -20,10 +20,16 @@ from pyetcd.server.listen import Listener
 from pyetcd.server.logs import get
 from pyetcd.server.metrics import Metrics
 from pyetcd.server.startup import Bound
-from pyetcd.server.wire.grpc import Dispatcher
+from pyetcd.server.wire.grpc import Dispatcher, StreamHandler
 from pyetcd.server.wire.limits import Limits
 
 GRPC_OVERHEAD_BYTES = 512 * 1024  # etcd: grpcOverheadBytes, on top of --max-request-bytes
+# Those that do not ask the guard themselves; health answers without a leader, too.
+GUARDED_STREAMS = (
+    "/etcdserverpb.KV/RangeStream",
+    "/etcdserverpb.Maintenance/Snapshot",
+    "/v3electionpb.Election/Observe",
+)
 
 
 class Serving:
@@ -44,6 +50,7 @@ class Serving:
         self._peers = peers
         self._guard = core.guard
         self._services = core.services
+        self._access = core.access
         limits = Limits(
             request_bytes_max=config.max_request_bytes + GRPC_OVERHEAD_BYTES,
             keepalive_interval_s=config.grpc_keepalive_interval_s,
@@ -69,7 +76,7 @@ class Serving:
         )
 
     def _dispatcher(self) -> Dispatcher:
-        services = self._services
+        services, access = self._services, self._access
         kv, lease, cluster = services.kv, services.lease, services.cluster
         maintenance = services.maintenance
         unary: dict[str, Any] = {  # Any: each handler takes the request class of its own method
@@ -101,13 +108,14 @@ class Serving:
             "/v3electionpb.Election/Leader": services.election.leader,
             "/v3electionpb.Election/Resign": services.election.resign,
             "/grpc.health.v1.Health/Check": health.check,
+            **services.auth.handlers(),
         }
-        streams = {
+        streams: dict[str, StreamHandler] = {
             "/etcdserverpb.Watch/Watch": services.watch.watch,
             "/etcdserverpb.Lease/LeaseKeepAlive": lease.lease_keep_alive,
-            "/etcdserverpb.KV/RangeStream": self._guard.stream(services.range_stream.range_stream),
-            "/etcdserverpb.Maintenance/Snapshot": self._guard.stream(services.snapshot.snapshot),
-            "/v3electionpb.Election/Observe": self._guard.stream(services.election.observe),
+            "/etcdserverpb.KV/RangeStream": services.range_stream.range_stream,
+            "/etcdserverpb.Maintenance/Snapshot": services.snapshot.snapshot,
+            "/v3electionpb.Election/Observe": services.election.observe,
             "/grpc.health.v1.Health/Watch": health.watch,
         }
         on_learner: dict[str, OnLearner] = {
@@ -115,7 +123,16 @@ class Serving:
             "/etcdserverpb.Maintenance/Status": lambda request: True,
         }
         for path, handler in unary.items():
-            unary[path] = self._guard.unary(handler, on_learner=on_learner.get(path, never))
+            unary[path] = self._guard.unary(
+                handler,
+                on_learner=on_learner.get(path, never),
+                auth=access.auth,
+                gated=access.gate(path, handler),
+            )
+        for path, stream_handler in streams.items():
+            streams[path] = access.stream_gate(path, stream_handler)
+        for path in GUARDED_STREAMS:
+            streams[path] = self._guard.stream(streams[path])
         services.local.bind(unary, services.watch.watch)
         return Dispatcher(
             {path: (METHODS[path].request, handler) for path, handler in unary.items()},

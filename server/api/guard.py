@@ -20,6 +20,7 @@ from typing import Any, Final
 from google.protobuf.message import Message
 
 from pyetcd.proto.errors import NoLeader, NotSupportedForLearner
+from pyetcd.server.access import OFF, Switch
 from pyetcd.server.wire.grpc import ServerStream, StreamHandler, UnaryCall
 
 TIMEOUTS_MAX: Final = 3
@@ -83,16 +84,27 @@ class LeaderGuard:
 
         return guarded
 
-    def unary(self, handler: Handler, *, on_learner: OnLearner = never) -> Handler:
+    def unary(
+        self,
+        handler: Handler,
+        *,
+        on_learner: OnLearner = never,
+        auth: Switch = OFF,
+        gated: Handler | None = None,
+    ) -> Handler:
         """`handler`, refused while there is no leader when the client says that it needs one, and
-        on a learner unless `on_learner` allows the request."""
+        on a learner unless `on_learner` allows the request; while `auth` is on, `gated` instead.
+        """
         has_leader = self._has_leader
+        admit = gated or handler
 
         def guarded(call: UnaryCall, request: Message) -> None:
             if self.is_learner() and not on_learner(request):
                 return call.fail(NotSupportedForLearner.code, NotSupportedForLearner.text)
             if call.metadata.get("hasleader") == "true" and not has_leader():
                 return call.fail(NoLeader.code, NoLeader.text)
+            if auth.enabled:
+                return admit(call, request)
             return handler(call, request)
 
         return guarded

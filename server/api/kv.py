@@ -23,6 +23,7 @@ from pyetcd.proto.rpc_pb2 import (
     TxnRequest,
     TxnResponse,
 )
+from pyetcd.server.access import OFF, Access, Switch
 from pyetcd.server.api import checks
 from pyetcd.server.api.base import Done, Headers, Proposer, answer_to, refuse
 from pyetcd.server.reads import LinearizableReads
@@ -74,6 +75,7 @@ class KvApi:
         store: Store,
         quota: Quota,
         txn_ops_max: int,
+        access: Access | None = None,
     ) -> None:
         self._headers = headers
         self._proposer = proposer
@@ -81,6 +83,8 @@ class KvApi:
         self._store = store
         self._quota = quota
         self._txn_ops_max = txn_ops_max
+        self._access = access
+        self._auth: Switch = OFF if access is None else access.auth
 
     def range(self, call: UnaryCall, request: RangeRequest) -> None:
         error = checks.check_range(request)
@@ -88,12 +92,21 @@ class KvApi:
             return refuse(call, error)
         done = answer_to(call, self._headers)
         if request.serializable:
-            return self._serve_range(request, done)
+            return self._serve_range(call, request, done)
         return self._reads.wait(
-            lambda error: done(error) if error is not None else self._serve_range(request, done)
+            lambda error: (
+                done(error) if error is not None else self._serve_range(call, request, done)
+            )
         )
 
-    def _serve_range(self, request: RangeRequest, done: Done) -> None:
+    def _serve_range(self, call: UnaryCall, request: RangeRequest, done: Done) -> None:
+        if self._auth.enabled:
+            assert self._access is not None
+            try:
+                self._access.permit_range(call, request)
+            except EtcdError as refusal:
+                return done(refusal)
+            done = self._access.stable(done)
         if request.range_end and self._store.exceeds(request, RANGE_INLINE_MAX):
             return self._store.range_in_thread(request, done)
         return _run(lambda: self._store.range(request), done)
@@ -102,7 +115,14 @@ class KvApi:
         error = checks.check_put(request)
         if error is not None:
             return refuse(call, error)
-        return self._write(InternalRaftRequest(put=request), answer_to(call, self._headers))
+        proposal = InternalRaftRequest(put=request)
+        if self._auth.enabled:
+            self._sign(call, proposal)
+        return self._write(proposal, answer_to(call, self._headers))
+
+    def _sign(self, call: UnaryCall, proposal: InternalRaftRequest) -> None:
+        assert self._access is not None
+        self._access.sign(call, proposal)
 
     def _write(self, request: InternalRaftRequest, done: Done) -> None:
         """Through raft, unless the store has no room: then the alarm comes first."""
@@ -114,9 +134,10 @@ class KvApi:
         error = checks.check_delete_range(request)
         if error is not None:
             return refuse(call, error)
-        return self._proposer.propose(
-            InternalRaftRequest(delete_range=request), answer_to(call, self._headers)
-        )
+        proposal = InternalRaftRequest(delete_range=request)
+        if self._auth.enabled:
+            self._sign(call, proposal)
+        return self._proposer.propose(proposal, answer_to(call, self._headers))
 
     def txn(self, call: UnaryCall, request: TxnRequest) -> None:
         error = checks.check_txn(request, self._txn_ops_max)
@@ -127,16 +148,24 @@ class KvApi:
             # Not by the constructor: it parses again, and refuses what is nested deeply.
             proposal = InternalRaftRequest()
             proposal.txn.CopyFrom(request)
+            if self._auth.enabled:
+                self._sign(call, proposal)
             return self._write(proposal, done)
         if is_serializable(request):
-            return _run(lambda: self._store.read_txn(request), done)
+            return _run(lambda: self._read_txn(call, request), done)
         return self._reads.wait(
             lambda error: (
                 done(error)
                 if error is not None
-                else _run(lambda: self._store.read_txn(request), done)
+                else _run(lambda: self._read_txn(call, request), done)
             )
         )
+
+    def _read_txn(self, call: UnaryCall, request: TxnRequest) -> TxnResponse:
+        if self._auth.enabled:
+            assert self._access is not None
+            self._access.permit_txn(call, request)
+        return self._store.read_txn(request)
 
     def compact(self, call: UnaryCall, request: CompactionRequest) -> None:
         done = answer_to(call, self._headers)

@@ -22,6 +22,7 @@ from pyetcd.proto.rpc_pb2 import (
     SnapshotRequest,
     SnapshotResponse,
 )
+from pyetcd.server.access import OFF, Access, Switch
 from pyetcd.server.api import checks
 from pyetcd.server.api.base import Headers
 from pyetcd.server.api.kv import Store
@@ -49,12 +50,15 @@ class RangeStreamApi:
         store: Store,
         loop: asyncio.AbstractEventLoop,
         chunk_bytes: int,
+        access: Access | None = None,
     ) -> None:
         self._headers = headers
         self._reads = reads
         self._store = store
         self._loop = loop
         self._chunk_bytes = chunk_bytes
+        self._access = access
+        self._auth: Switch = OFF if access is None else access.auth
 
     async def range_stream(self, stream: ServerStream) -> None:
         request = await stream.request()
@@ -65,7 +69,7 @@ class RangeStreamApi:
         if not request.serializable:
             await _result(self._loop, self._reads.wait)
         if request.count_only:
-            found = await self._range(request)
+            found = await self._range(stream, request)
             only = RangeResponse(count=found.count)
             only.header.revision = found.header.revision
             return self._send(stream, only)
@@ -76,7 +80,7 @@ class RangeStreamApi:
         keys_max, count, revision = FIRST_CHUNK_KEYS, 0, 0
         while True:
             request.limit = min(keys_max, left)
-            found = await self._range(request)
+            found = await self._range(stream, request)
             # The first chunk's revision is that of the whole answer.
             revision = revision or found.header.revision
             request.revision = request.revision or revision
@@ -98,8 +102,18 @@ class RangeStreamApi:
             elif size > self._chunk_bytes * 2:
                 keys_max = max(1, request.limit // 2)
 
-    async def _range(self, request: RangeRequest) -> RangeResponse:
-        return await _result(self._loop, partial(self._store.range_in_thread, request))
+    async def _range(self, stream: ServerStream, request: RangeRequest) -> RangeResponse:
+        """Each chunk is judged anew: reading may take longer than a right lasts."""
+        if not self._auth.enabled:
+            return await _result(self._loop, partial(self._store.range_in_thread, request))
+        access = self._access
+        assert access is not None
+        access.permit_range(stream, request)
+
+        def start(done: Callable[[RangeResponse | EtcdError], None]) -> None:
+            self._store.range_in_thread(request, access.stable(done))
+
+        return await _result(self._loop, start)
 
     def _send(self, stream: ServerStream, answer: RangeResponse) -> None:
         if answer.HasField("header"):

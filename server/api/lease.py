@@ -37,6 +37,7 @@ from pyetcd.proto.rpc_pb2 import (
     LeaseTimeToLiveRequest,
     LeaseTimeToLiveResponse,
 )
+from pyetcd.server.access import OFF, Access, Switch
 from pyetcd.server.api.base import Done, Headers, answer_to
 from pyetcd.server.api.guard import LeaderGuard
 from pyetcd.server.api.kv import Quota
@@ -91,6 +92,7 @@ class LeaseApi:
         post: Post,
         loop: asyncio.AbstractEventLoop,
         timeout_s: float,
+        access: Access | None = None,
     ) -> None:
         self._headers = headers
         self._proposer = proposer
@@ -102,6 +104,8 @@ class LeaseApi:
         self._post = post
         self._loop = loop
         self._timeout_s = timeout_s
+        self._access = access
+        self._auth: Switch = OFF if access is None else access.auth
         # Bound: one per unary call under way, which the listener bounds.
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -118,11 +122,19 @@ class LeaseApi:
 
     def lease_revoke(self, call: UnaryCall, request: LeaseRevokeRequest) -> None:
         done = answer_to(call, self._headers)
-        self._proposer.propose(InternalRaftRequest(lease_revoke=request), done)
+        proposal = InternalRaftRequest(lease_revoke=request)
+        if self._auth.enabled:
+            assert self._access is not None
+            self._access.sign(call, proposal)
+        self._proposer.propose(proposal, done)
 
     def lease_leases(self, call: UnaryCall, request: LeaseLeasesRequest) -> None:
         """Those that this member has applied, as etcd: no question to the leader."""
-        leases = [LeaseStatus(ID=id) for id in self._lessor.ids()]
+        ids = self._lessor.ids()
+        if self._auth.enabled:
+            assert self._access is not None
+            self._access.permit_reading(call, (key for id in ids for key in self._lessor.keys(id)))
+        leases = [LeaseStatus(ID=id) for id in ids]
         answer_to(call, self._headers)(LeaseLeasesResponse(leases=leases))
 
     def lease_time_to_live(self, call: UnaryCall, request: LeaseTimeToLiveRequest) -> None:
@@ -134,6 +146,9 @@ class LeaseApi:
         with self._guard.watch(stream):
             async for request in stream:
                 assert isinstance(request, LeaseKeepAliveRequest)
+                if self._auth.enabled:
+                    assert self._access is not None
+                    self._access.permit_renewal(stream, request.ID)
                 answer = LeaseKeepAliveResponse(ID=request.ID)
                 self._headers.fill(answer.header)
                 try:
@@ -173,6 +188,10 @@ class LeaseApi:
         try:
             answer = await self.time_to_live(request.ID, keys=request.keys)
             answer.ClearField("header")
+            if self._auth.enabled:
+                # By the answer's own keys: this member may not have applied all of them yet.
+                assert self._access is not None
+                self._access.permit_reading(call, answer.keys)
             done(answer)
         except LeaseNotFound:
             done(LeaseTimeToLiveResponse(ID=request.ID, TTL=-1))
