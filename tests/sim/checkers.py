@@ -78,7 +78,8 @@ class RaftChecker:
         first = max(first, min(floor, log.committed, last) - 16)
         durable = log.offset - 1
         if log.unstable_snapshot is not None:  # on the disk is still what was there before
-            durable = self.monitor.stored(id)
+            # (or an earlier snapshot, when two came quickly)
+            durable = max(self.monitor.stored(id), log.storage.first_index() - 1)
         now = NodeView(
             id, raft.term, raft.vote, raft.role, log.committed, log.applied, first,
             log.term(first - 1), self._window(log, first, last + 1), durable, raft.conf,

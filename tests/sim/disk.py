@@ -136,7 +136,7 @@ class Disk:
         del self.failing[kind]
         name = os.path.basename(path)
         self.failed = f"{kind} of {name}"
-        self.failed_vital = name in VITAL
+        self.failed_vital = name in VITAL and kind != "read"  # a copy may fail to read
         if kind == "sync" and path != self.folder:
             self.file(path).sync_in_part(self._rng)
         return True

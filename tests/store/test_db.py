@@ -75,6 +75,23 @@ def test_closing_the_writer_does_not_checkpoint(tmp_path: Path) -> None:
     assert (tmp_path / "a.db-wal").stat().st_size > 0
 
 
+def test_a_refused_start_does_not_checkpoint(tmp_path: Path) -> None:
+    live = make(tmp_path / "a.db")
+    live.execute("INSERT INTO t VALUES (1, 'x')")
+    directory = tmp_path / "killed"
+    directory.mkdir()
+    for name in ("a.db", "a.db-wal"):
+        (directory / name).write_bytes((tmp_path / name).read_bytes())
+    live.close()
+    content = bytearray((directory / "a.db").read_bytes())
+    content[200] ^= 1  # in the first page, which the statement did not change
+    (directory / "a.db").write_bytes(content)
+    before = {name: (directory / name).read_bytes() for name in ("a.db", "a.db-wal")}
+    with pytest.raises(db.Damaged):
+        db.open_writer(str(directory / "a.db"), schema=SCHEMA, full_sync=True, create=False)
+    assert before == {name: (directory / name).read_bytes() for name in before}
+
+
 def test_checkpoint_stops_at_a_reader_and_does_not_wait_for_it(tmp_path: Path) -> None:
     connection = make(tmp_path / "a.db")
     connection.execute("INSERT INTO t VALUES (1, x'00')")
