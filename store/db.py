@@ -438,8 +438,8 @@ def _build(path: str, schema: Schema, rows: Sequence[Row], vfs: str | None) -> N
 
 
 def _set_up_writer(connection: apsw.Connection, full_sync: bool, cache_kib: int) -> None:
-    # Rule 2. The owner checkpoints by hand before it closes, if nothing failed. Before all else: what
-    # is refused below must be left as it is.
+    # Rule 2. The owner checkpoints by hand before it closes, if nothing failed. First, for what is
+    # refused below must be left as it is.
     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
     _set_up(connection, cache_kib)
     _must_be(connection.pragma("journal_mode", "wal"), "wal", "journal_mode")
