@@ -131,6 +131,8 @@ class Monitor:
     def _follow(self, node: _Node, now: NodeView) -> int:
         """Make its path that of the log shown; up to where the log is as it was."""
         path, then, log = node.path, node.view, now.log
+        if then is not None and log is then.log and now.first == then.first:
+            return then.last
         base = now.first - 1
         if base < len(path) and self._terms[path[base]] == now.prev_term:
             at = -1 if then is None else now.first - then.first

@@ -180,8 +180,8 @@ class RawNode:
             or raft.read_states
             or raft.reads.has_open_round
             or log.unstable_snapshot is not None
-            or raft.hard_state != self._previous_hard
-            or self._soft_state() != self._previous_soft
+            or self._hard_state_changed()
+            or self._soft_state_changed()
         )
 
     def ready(self) -> Ready:
@@ -195,16 +195,16 @@ class RawNode:
             messages=raft.messages,
             read_states=raft.read_states,
         )
-        soft_state, hard_state = self._soft_state(), raft.hard_state
-        if soft_state != self._previous_soft:
-            ready.soft_state = self._previous_soft = soft_state
+        if self._soft_state_changed():
+            ready.soft_state = self._previous_soft = self._soft_state()
         previous = self._previous_hard
-        if hard_state != previous:
-            ready.hard_state = self._previous_hard = hard_state
+        if self._hard_state_changed():
+            ready.hard_state = self._previous_hard = raft.hard_state
         ready.must_sync = bool(
             ready.entries
             or ready.snapshot
-            or (hard_state.term, hard_state.vote) != (previous.term, previous.vote)
+            or raft.term != previous.term
+            or raft.vote != previous.vote
         )
         for message in raft.messages_after_append:
             own = message.to == raft.id
@@ -298,6 +298,20 @@ class RawNode:
     @property
     def hard_state(self) -> HardState:
         return self.raft.hard_state
+
+    # Asked once or twice a turn, so without making the objects that are compared.
+
+    def _hard_state_changed(self) -> bool:
+        raft, previous = self.raft, self._previous_hard
+        return (
+            raft.term != previous.term
+            or raft.vote != previous.vote
+            or raft.log.committed != previous.commit
+        )
+
+    def _soft_state_changed(self) -> bool:
+        raft, previous = self.raft, self._previous_soft
+        return raft.leader != previous.leader or raft.role is not previous.role
 
     def _soft_state(self) -> SoftState:
         return SoftState(self.raft.leader, self.raft.role)

@@ -22,6 +22,7 @@ from pyetcd.proto.raft_internal_pb2 import InternalRaftRequest
 from pyetcd.raft.codec import encode_conf_state
 from pyetcd.raft.confchange import restore
 from pyetcd.raft.invariants import InvariantBroken, NodeView, check
+from pyetcd.raft.log import RaftLog
 from pyetcd.raft.monitor import Monitor
 from pyetcd.raft.rawnode import RawNode
 from pyetcd.raft.types import Entry, EntryType, Role
@@ -63,40 +64,46 @@ class RaftChecker:
         raft = node.raft
         log = raft.log
         unstable = log.unstable
-        # Stored entries change only together with the offset.
-        seen = (
-            raft.term, raft.vote, raft.role, log.committed, log.applied, log.offset,
-            len(unstable), unstable[-1].term if unstable else 0, log.unstable_snapshot, start,
-            raft.conf,
+        # What a log has changes only together with one of these.
+        log_seen = (
+            start, log.offset, len(unstable), unstable[-1].term if unstable else 0,
+            log.unstable_snapshot,
         )  # fmt: skip
-        if self._seen.get(id) == seen:
+        seen = (
+            log_seen, raft.term, raft.vote, raft.role, log.committed, log.applied, raft.conf
+        )  # fmt: skip
+        before = self._seen.get(id)
+        if before == seen:
             return False
         self._seen[id] = seen
-        last = log.last_index
-        floor = min([view.commit for view in self._views.values()], default=0)
-        first = log.first_index
-        first = max(first, min(floor, log.committed, last) - 16)
+        then = self._views.get(id)
+        if then is not None and before is not None and before[0] == log_seen:
+            first, prev_term, window = then.first, then.prev_term, then.log
+        else:
+            floor = min([view.commit for view in self._views.values()], default=0)
+            first = log.first_index
+            first = max(first, min(floor, log.committed, log.last_index) - 16)
+            prev_term, window = log.term(first - 1), self._window(log, first)
         durable = log.offset - 1
         if log.unstable_snapshot is not None:  # on the disk is still what was there before
             # (or an earlier snapshot, when two came quickly)
             durable = max(self.monitor.stored(id), log.storage.first_index() - 1)
         now = NodeView(
             id, raft.term, raft.vote, raft.role, log.committed, log.applied, first,
-            log.term(first - 1), self._window(log, first, last + 1), durable, raft.conf,
-            start,
+            prev_term, window, durable, raft.conf, start,
         )  # fmt: skip
-        before = self._views.get(id)
         self._views[id] = now
-        self._check(now, {} if before is None else {id: before}, after_crash=False)
+        self._check(now, {} if then is None else {id: then}, after_crash=False)
         return True
 
-    def _window(self, log: Any, first: int, end: int) -> Sequence[Entry]:
+    def _window(self, log: RaftLog, first: int) -> list[Entry]:
+        """From here to the end."""
         found: list[Entry] = []
-        while first < end:  # storage may answer in pieces
-            piece = log.slice(first, end, NO_LIMIT)
+        while first < log.offset:  # storage may answer in pieces
+            piece = log.storage.entries(first, log.offset, NO_LIMIT)
             found += piece
             first += len(piece)
-        return found
+        return found + log.unstable[first - log.offset :]
 
     def _check(self, now: NodeView, before: dict[int, NodeView], *, after_crash: bool) -> None:
         try:

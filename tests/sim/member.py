@@ -26,7 +26,6 @@ from pyetcd.server.forced import go_on_alone
 from pyetcd.server.machine import StateMachine
 from pyetcd.server.member import (
     INFLIGHT_BYTES_MAX,
-    INFLIGHT_MAX,
     REMOVED_STOP_S,
     UNCOMMITTED_BYTES_MAX,
 )
@@ -50,6 +49,7 @@ class Shape(Protocol):
     request_timeout_s: float
     message_bytes_max: int
     committed_bytes_max: int
+    inflight_max: int
     commit_s: tuple[float, float]
     job_s: tuple[float, float]
     quota_bytes: int
@@ -327,7 +327,7 @@ def tuning(shape: Shape) -> Tuning:
         message_bytes_max=shape.message_bytes_max,
         committed_bytes_max=shape.committed_bytes_max,
         uncommitted_bytes_max=UNCOMMITTED_BYTES_MAX,
-        inflight_max=INFLIGHT_MAX,
+        inflight_max=shape.inflight_max,
         inflight_bytes_max=INFLIGHT_BYTES_MAX,
         snapshot_count=shape.snapshot_count,
         catchup_entries=shape.catchup_entries,

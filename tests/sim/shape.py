@@ -55,6 +55,7 @@ class Shape:
     quota_bytes: int
     drift: float  # by how much a member's clock may go wrong, either way
     disaster: bool  # all but one are lost for good at the end
+    inflight_max: int  # appends on their way to one follower
 
     @classmethod
     def draw(cls, rng: random.Random) -> "Shape":
@@ -67,7 +68,7 @@ class Shape:
         membership = rng.random() < 0.35
         large_values = rng.choice((0.0, 0.0, 0.1))
         faulty = rng.choice((0.1, 0.3, 0.6))  # few kinds meet each other differently than many
-        return cls(
+        shape = cls(
             members=members,
             tick_s=tick_s,
             election_ticks=election_ticks,
@@ -110,7 +111,12 @@ class Shape:
             else 2 << 30,
             drift=rng.choice((0.0, 0.0, 0.01, 0.05)),
             disaster=members > 1 and not membership and rng.random() < 0.06,
+            inflight_max=rng.choice((2, 16, 512)),
         )
+        if shape.message_bytes_max == 0:
+            # An entry a message: each that comes late lets all behind it be sent again.
+            shape.inflight_max = min(shape.inflight_max, 16)
+        return shape
 
 
 @contextmanager

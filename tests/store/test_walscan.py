@@ -1,0 +1,56 @@
+"""The checksums of many frames side by side are those of SQLite, one after another."""
+
+import random
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from pyetcd.store import walscan
+
+
+def one_by_one(order: str, frame: bytes, sums: tuple[int, int]) -> tuple[int, int]:
+    sums = walscan._checksum(order, frame[:8], *sums)
+    return walscan._checksum(order, frame[walscan.FRAME_HEADER_BYTES :], *sums)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("page_bytes", [512, 4096])
+@pytest.mark.parametrize("count", [1, 2, 9, 70])
+def test_side_by_side_is_one_by_one(order: str, page_bytes: int, count: int) -> None:
+    rng = random.Random(count)
+    stride = walscan.FRAME_HEADER_BYTES + page_bytes
+    frames = b"\xff" * stride + rng.randbytes(stride * (count - 1))
+    each = [frames[at : at + stride] for at in range(0, len(frames), stride)]
+    parts = walscan._checksums(order, frames, stride)
+    assert parts == [one_by_one(order, frame, (0, 0)) for frame in each]
+    sums = chained = (0xFFFFFFFF, 7)
+    for frame, part in zip(each, parts, strict=True):
+        sums = one_by_one(order, frame, sums)
+        chained = walscan._append_sums(chained, part, stride)
+        assert chained == sums
+
+
+@pytest.mark.parametrize("frames", [3, 8, 300, 600])
+def test_every_frame_is_seen_and_the_first_bad_one(tmp_path: Path, frames: int) -> None:
+    path = tmp_path / "file.db"
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA wal_autocheckpoint=0")
+    connection.execute("CREATE TABLE t(x)")
+    side = tmp_path / "file.db-wal"
+    while (found := walscan.scan_file(str(side))).frames_committed < frames:
+        connection.execute("INSERT INTO t VALUES (randomblob(9000))")
+    content = bytearray(side.read_bytes())
+    connection.close()
+    total = (len(content) - walscan.HEADER_BYTES) // (walscan.FRAME_HEADER_BYTES + 4096)
+    assert found.frames_committed == total and not found.is_damaged
+    rng = random.Random(frames)
+    for bad in (0, rng.randrange(total - 1), total - 1):
+        start = walscan.HEADER_BYTES + bad * (walscan.FRAME_HEADER_BYTES + 4096)
+        flipped = start + rng.choice((0, 16, 20, 24, 4000))
+        content[flipped] ^= 1
+        side.write_bytes(content)
+        found = walscan.scan_file(str(side))
+        assert found.frames_committed <= bad and found.bad_offset == start
+        content[flipped] ^= 1
