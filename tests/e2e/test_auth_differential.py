@@ -1,0 +1,386 @@
+r"""The same random users, roles, rights and requests in many names, to real etcd 3.5.1 and to pyetcd.
+
+Answers, codes and texts are equal, but for what later 3.5 releases closed: that is never drawn
+here, and has its own tests (test_auth_matrix.py). A longer run, by seeds and calls:
+
+    PYETCD_AUTH_SEEDS=1,2,3 PYETCD_AUTH_CALLS=20000 \
+        python -m pytest tests/e2e/test_auth_differential.py
+"""
+
+import os
+import random
+import re
+
+import grpc
+import pytest
+
+from pyetcd.proto import auth_pb2 as auth
+from pyetcd.proto import rpc_pb2 as rpc
+from pyetcd.proto.services import METHODS
+
+CALLS = int(os.environ.get("PYETCD_AUTH_CALLS", "900"))
+SEEDS = [int(seed) for seed in os.environ.get("PYETCD_AUTH_SEEDS", "1").split(",")]
+USERS = ["root", "ann", "bob", "cy", ""]
+ROLES = ["root", "r1", "r2", "r3", ""]
+PASSWORDS = ["one", "two", "", "a longer one, with spaces and ü"]
+KEYS = [b"a", b"b", b"b1", b"b2", b"c", b"d", b"\x00", b"\xff"]
+ENDS = [b"", b"", b"", b"b", b"c", b"d", b"e", b"\x00", b"a"]
+LEASES = [7, 8, 9]
+NOBODY, FORGED = "nobody", "forged"
+TIMEOUT_S = 10.0
+
+
+class Server:
+    """One of the two, and the tokens that it gave."""
+
+    def __init__(self, endpoint):
+        self.channel = grpc.insecure_channel(endpoint, [("grpc.enable_http_proxy", 0)])
+        self.tokens = {}
+
+    def metadata(self, name):
+        if name == FORGED:
+            return (("token", "abcdefghijklmnop.1"),)
+        return (("token", self.tokens[name]),) if name in self.tokens else ()
+
+    def call(self, path, request, name):
+        """(code, text, answer)"""
+        method = METHODS[path]
+        stub = self.channel.unary_unary(
+            path,
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=method.response.FromString,
+        )
+        try:
+            answer = stub(request, metadata=self.metadata(name), timeout=TIMEOUT_S)
+        except grpc.RpcError as error:
+            return error.code().name, error.details(), None
+        return "OK", "", answer
+
+    def stream(self, path, request, name):
+        """The first answer to one request."""
+        method = METHODS[path]
+        stub = self.channel.stream_stream(
+            path,
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=method.response.FromString,
+        )
+        call = stub(iter([request]), metadata=self.metadata(name), timeout=TIMEOUT_S)
+        try:
+            return "OK", "", next(call)
+        except grpc.RpcError as error:
+            return error.code().name, error.details(), None
+        finally:
+            call.cancel()
+
+    def close(self):
+        self.channel.close()
+
+
+class Calls:
+    """Draws calls; knows of the state what it must to stay where both should agree."""
+
+    def __init__(self, seed):
+        self.random = random.Random(seed)
+        self.enabled = False
+        self.passwords = {}
+        self.holders = set()  # of a token
+        self.valid = set()  # whose token is still good
+        self.granted = {}  # role -> ranges, in order
+        self.revision = 1
+
+    # -- names
+
+    def name(self):
+        """In whose name: somebody with a token, or with none, or a forged one."""
+        if not self.enabled:
+            return NOBODY  # 3.5.1 looks at tokens also while auth is off
+        draw = self.random.random()
+        if draw < 0.05:
+            return NOBODY
+        if draw < 0.1:
+            return FORGED
+        if draw < 0.4 and "root" in self.holders:
+            return "root"
+        return self.random.choice(sorted(self.holders) or [NOBODY])
+
+    def manager(self):
+        """Mostly root, so that something happens."""
+        usual = self.enabled and "root" in self.holders and self.random.random() < 0.8
+        return "root" if usual else self.name()
+
+    # -- auth
+
+    def auth(self):
+        draw = self.random
+        user, role = draw.choice(USERS), draw.choice(ROLES)
+        kind = draw.choice(AUTH_KINDS)
+        if kind == "UserAdd":
+            request = rpc.AuthUserAddRequest(name=user, password=draw.choice(PASSWORDS))
+            if draw.random() < 0.15:
+                request.options.no_password = True
+        elif kind == "UserChangePassword":
+            request = rpc.AuthUserChangePasswordRequest(name=user, password=draw.choice(PASSWORDS))
+        elif kind == "UserGrantRole":
+            request = rpc.AuthUserGrantRoleRequest(user=user, role=role)
+        elif kind == "UserRevokeRole":
+            request = rpc.AuthUserRevokeRoleRequest(name=user, role=role)
+        elif kind in ("UserDelete", "UserGet", "RoleAdd"):
+            request = METHODS[AUTH + kind].request(name=role if kind == "RoleAdd" else user)
+        elif kind in ("RoleDelete", "RoleGet"):
+            request = METHODS[AUTH + kind].request(role=role)
+        elif kind == "RoleGrantPermission":
+            request = self.grant(role)
+        elif kind == "RoleRevokePermission":
+            key, end = draw.choice(KEYS), draw.choice(ENDS)
+            if self.granted.get(role) and draw.random() < 0.7:
+                key, end = draw.choice(self.granted[role])
+            request = rpc.AuthRoleRevokePermissionRequest(role=role, key=key, range_end=end)
+        else:
+            request = METHODS[AUTH + kind].request()
+        return AUTH + kind, request, self.manager()
+
+    def grant(self, role):
+        draw = self.random
+        if draw.random() < 0.05:
+            return rpc.AuthRoleGrantPermissionRequest(name=role)
+        kept_all = self.granted.get(role, [])
+        first = dict(reversed(kept_all))  # of each start, for 3.5.1 knows only that again
+        while True:
+            key, end = draw.choice(KEYS), draw.choice(ENDS)
+            if len(kept_all) > 10:  # more than 12, and their order would be chance
+                key, end = draw.choice(sorted(first.items()))
+            if end not in (b"", b"\x00") and key >= end:
+                continue  # grants nothing: refused from 3.5.8 on
+            if (key, end) not in kept_all or first[key] == end:
+                break
+        kind = draw.choice([auth.Permission.READ, auth.Permission.WRITE, auth.Permission.READWRITE])
+        permission = auth.Permission(permType=kind, key=key, range_end=end)
+        return rpc.AuthRoleGrantPermissionRequest(name=role, perm=permission)
+
+    def authenticate(self):
+        user = self.random.choice(USERS)
+        password = self.random.choice(PASSWORDS)
+        if self.random.random() < 0.8:
+            password = self.passwords.get(user, password)
+        request = rpc.AuthenticateRequest(name=user, password=password)
+        return AUTH + "Authenticate", request, NOBODY
+
+    def restore(self):
+        """One of the steps to a cluster with root and auth on."""
+        request = self.random.choice(
+            [
+                rpc.AuthUserAddRequest(name="root", password="one"),
+                rpc.AuthUserGrantRoleRequest(user="root", role="root"),
+                rpc.AuthEnableRequest(),
+            ]
+        )
+        kind = type(request).__name__.removeprefix("Auth").removesuffix("Request")
+        return AUTH + ("AuthEnable" if kind == "Enable" else kind), request, NOBODY
+
+    # -- what rights are for
+
+    def range(self):
+        draw = self.random
+        request = rpc.RangeRequest(
+            key=draw.choice(KEYS), range_end=draw.choice(ENDS), serializable=draw.random() < 0.3
+        )
+        return KV + "Range", request, self.name()
+
+    def put_request(self, *, nested=False):
+        draw = self.random
+        request = rpc.PutRequest(key=draw.choice(KEYS), value=b"v")
+        if not nested:  # in a transaction, 3.5.1 judges only the key
+            request.prev_kv = draw.random() < 0.2
+            request.lease = draw.choice([0, 0, 0, *LEASES])
+        return request
+
+    def put(self):
+        return KV + "Put", self.put_request(), self.name()
+
+    def delete_request(self):
+        draw = self.random
+        return rpc.DeleteRangeRequest(
+            key=draw.choice(KEYS), range_end=draw.choice(ENDS), prev_kv=draw.random() < 0.3
+        )
+
+    def delete(self):
+        return KV + "DeleteRange", self.delete_request(), self.name()
+
+    def txn(self):
+        draw = self.random
+        request = rpc.TxnRequest()
+        for _ in range(draw.randrange(2)):
+            request.compare.add(key=draw.choice(KEYS), target=0, result=1, version=0)
+            if draw.random() < 0.2:
+                request.compare[-1].range_end = draw.choice(ENDS)
+        for branch in (request.success, request.failure):
+            for _ in range(draw.randrange(3)):
+                branch.append(self.op())
+        return KV + "Txn", request, self.name()
+
+    def op(self):
+        kind = self.random.randrange(3)
+        if kind == 0:
+            return rpc.RequestOp(request_put=self.put_request(nested=True))
+        if kind == 1:
+            return rpc.RequestOp(request_range=self.range()[1])
+        return rpc.RequestOp(request_delete_range=self.delete_request())
+
+    def lease(self):
+        draw = self.random
+        id, name = draw.choice(LEASES), self.name()
+        kind = draw.randrange(3)
+        if kind == 0 and name != NOBODY:
+            return LEASE + "LeaseGrant", rpc.LeaseGrantRequest(ID=id, TTL=3600), name
+        if kind == 1 and name != NOBODY:
+            return LEASE + "LeaseRevoke", rpc.LeaseRevokeRequest(ID=id), name
+        if self.enabled:
+            name = "root" if "root" in self.valid else FORGED  # 3.5.1 lets anybody
+        if kind == 2 and name != FORGED:
+            return LEASE + "LeaseTimeToLive", rpc.LeaseTimeToLiveRequest(ID=id, keys=True), name
+        return self.put()
+
+    def watch(self):
+        draw, name = self.random, self.name()
+        request = rpc.WatchRequest()
+        request.create_request.key = draw.choice(KEYS)
+        request.create_request.range_end = draw.choice([end for end in ENDS if end != b"\x00"])
+        return WATCH, request, name
+
+    def root_only(self):
+        kind = self.random.choice(["Defragment", "HashKV"])
+        return MAINTENANCE + kind, METHODS[MAINTENANCE + kind].request(), self.name()
+
+    def next(self):
+        draw = self.random.random()
+        if not self.enabled and draw < 0.25:
+            return self.restore()
+        if self.enabled and not self.holders and draw < 0.5:
+            return self.authenticate()
+        if draw < 0.4:
+            return self.auth()
+        if draw < 0.5:
+            return self.authenticate()
+        draws = [self.range, self.put, self.put, self.delete, self.txn, self.lease, self.watch]
+        return self.random.choice([*draws, *draws, *draws, self.root_only])()
+
+    # -- what came of it
+
+    def learn(self, path, request, answer):
+        kind = path.removeprefix(AUTH)
+        if kind == "AuthEnable":
+            self.enabled = True
+        elif kind == "AuthDisable":
+            self.enabled = False
+            self.holders.clear()
+            self.valid.clear()
+        elif kind == "Authenticate":
+            self.holders.add(request.name)
+            self.valid.add(request.name)
+        elif kind == "UserAdd":
+            self.passwords[request.name] = request.password
+        elif kind == "UserChangePassword":
+            self.passwords[request.name] = request.password
+            self.valid.discard(request.name)
+        elif kind == "UserDelete":
+            self.valid.discard(request.name)
+        elif kind == "RoleDelete":
+            self.granted.pop(request.role, None)
+        elif kind == "RoleGet":
+            self.granted[request.role] = [(p.key, p.range_end) for p in answer.perm]
+
+
+AUTH = "/etcdserverpb.Auth/"
+KV = "/etcdserverpb.KV/"
+LEASE = "/etcdserverpb.Lease/"
+MAINTENANCE = "/etcdserverpb.Maintenance/"
+WATCH = "/etcdserverpb.Watch/Watch"
+# Weighted: what gives rights more often than what takes everything away.
+AUTH_KINDS = [
+    *["UserAdd", "UserGrantRole", "RoleAdd", "RoleGrantPermission"] * 3,
+    *["RoleGrantPermission", "UserGrantRole"] * 3,
+    *["UserGet", "RoleGet", "UserRevokeRole", "RoleRevokePermission", "UserChangePassword"],
+    *["UserDelete", "RoleDelete", "UserList", "RoleList", "AuthStatus", "AuthEnable"],
+    "AuthDisable",
+]
+
+
+def plain(answer):
+    """An answer without what names its server."""
+    if answer is None:
+        return None
+    if answer.HasField("header"):
+        revision = answer.header.revision
+        answer.ClearField("header")
+        answer.header.revision = revision
+    if isinstance(answer, rpc.AuthenticateResponse):
+        assert re.fullmatch(r"[A-Za-z]{16}\.[0-9]+", answer.token)
+        answer.token = "a token"
+    elif isinstance(answer, rpc.WatchResponse) and answer.canceled:
+        answer.watch_id = -1  # 3.5.1 repeats the wanted id, 0; from 3.5.6 on it is this
+        if "PermissionDenied" not in answer.cancel_reason:
+            # 3.5.1 gives this reason for a token that is not good, too.
+            answer.cancel_reason = (
+                "rpc error: code = PermissionDenied desc = etcdserver: permission denied"
+            )
+    elif isinstance(answer, rpc.HashKVResponse):
+        answer.hash_revision = 0  # came with etcd 3.6
+    elif isinstance(answer, rpc.LeaseTimeToLiveResponse):
+        answer.TTL = min(answer.TTL, 1)
+        keys = sorted(answer.keys)
+        del answer.keys[:]
+        answer.keys.extend(keys)
+    return answer
+
+
+@pytest.fixture
+def servers(machine):
+    cheap = "--bcrypt-cost=4"
+    ours, theirs = machine.single("pyetcd", cheap), machine.single("etcd", cheap)
+    made = [Server(ours.endpoint), Server(theirs.endpoint)]
+    yield made
+    for server in made:
+        server.close()
+
+
+def both(servers, path, request, name):
+    """What the two say; a token that both gave is kept for each."""
+    said = []
+    for server in servers:
+        copy = type(request).FromString(request.SerializeToString())
+        call = server.stream if path == WATCH else server.call
+        code, text, answer = call(path, copy, name)
+        if answer is not None and path == AUTH + "Authenticate":
+            server.tokens[request.name] = answer.token
+        said.append((code, text, plain(answer)))
+    return said
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_same_answers_as_real_etcd(servers, seed):
+    calls = Calls(seed)
+    told = {}
+    for number in range(CALLS):
+        path, request, name = calls.next()
+        ours, theirs = both(servers, path, request, name)
+        assert ours == theirs, (seed, number, path, name, request)
+        told[ours[0], ours[1]] = told.get((ours[0], ours[1]), 0) + 1
+        if ours[0] == "OK":
+            calls.learn(path, request, ours[2])
+            if path.startswith(AUTH + "Role") and hasattr(request, "perm"):
+                role = request.name
+                look = rpc.AuthRoleGetRequest(role=role)
+                ours, theirs = both(servers, AUTH + "RoleGet", look, name)
+                assert ours == theirs, (seed, number, role)
+                calls.learn(AUTH + "RoleGet", look, ours[2])
+    # The run has gone everywhere: refusals of each kind, and things done.
+    texts = {text for _, text in told}
+    for wanted in (
+        "",
+        "etcdserver: permission denied",
+        "etcdserver: invalid auth token",
+        "etcdserver: user name is empty",
+        "etcdserver: authentication failed, invalid user ID or password",
+    ):
+        assert wanted in texts, sorted(told.items())
+    print(sorted(told.items()))
