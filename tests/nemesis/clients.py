@@ -314,6 +314,8 @@ class Watcher(threading.Thread):
         seen = Seen(key, range_end, start, create.prev_kv, node)
         try:
             for answer in stream:
+                if answer.compact_revision > start > 0:
+                    return  # what it asked for is gone
                 if answer.canceled:
                     self.errors.append(f"canceled: {answer.cancel_reason}")
                     return
@@ -342,11 +344,12 @@ def event_of(event) -> Event:
     return (event.type, version_of(event.kv), before)
 
 
-def replay(api: Api, last: int, timeout_s: float) -> Iterator[Event]:
-    """Every event from revision 1 to `last`, with prev_kv."""
+def replay(api: Api, last: int, timeout_s: float, first: int = 1) -> Iterator[Event]:
+    """Every event from revision `first` to `last`, with prev_kv."""
     request = rpc.WatchRequest()
     create = request.create_request
-    create.key, create.range_end, create.start_revision, create.prev_kv = b"\0", b"\0", 1, True
+    create.key, create.range_end = b"\0", b"\0"
+    create.start_revision, create.prev_kv = first, True
     requests: SimpleQueue[rpc.WatchRequest | None] = SimpleQueue()
     requests.put(request)
     stream = api.watch(iter(requests.get, None), timeout=timeout_s)

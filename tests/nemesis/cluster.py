@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -36,37 +37,37 @@ class Api:
         kv, lease, cluster, maintenance = (
             f"/etcdserverpb.{name}" for name in ("KV", "Lease", "Cluster", "Maintenance")
         )
-        self.put = self._unary(f"{kv}/Put", rpc.PutRequest, rpc.PutResponse)
-        self.range = self._unary(f"{kv}/Range", rpc.RangeRequest, rpc.RangeResponse)
-        self.compact = self._unary(f"{kv}/Compact", rpc.CompactionRequest, rpc.CompactionResponse)
-        self.delete = self._unary(
+        self.put = self.unary(f"{kv}/Put", rpc.PutRequest, rpc.PutResponse)
+        self.range = self.unary(f"{kv}/Range", rpc.RangeRequest, rpc.RangeResponse)
+        self.compact = self.unary(f"{kv}/Compact", rpc.CompactionRequest, rpc.CompactionResponse)
+        self.delete = self.unary(
             f"{kv}/DeleteRange", rpc.DeleteRangeRequest, rpc.DeleteRangeResponse
         )
-        self.txn = self._unary(f"{kv}/Txn", rpc.TxnRequest, rpc.TxnResponse)
-        self.grant = self._unary(
+        self.txn = self.unary(f"{kv}/Txn", rpc.TxnRequest, rpc.TxnResponse)
+        self.grant = self.unary(
             f"{lease}/LeaseGrant", rpc.LeaseGrantRequest, rpc.LeaseGrantResponse
         )
-        self.revoke = self._unary(
+        self.revoke = self.unary(
             f"{lease}/LeaseRevoke", rpc.LeaseRevokeRequest, rpc.LeaseRevokeResponse
         )
-        self.leases = self._unary(
+        self.leases = self.unary(
             f"{lease}/LeaseLeases", rpc.LeaseLeasesRequest, rpc.LeaseLeasesResponse
         )
-        self.status = self._unary(f"{maintenance}/Status", rpc.StatusRequest, rpc.StatusResponse)
-        self.defragment = self._unary(
+        self.status = self.unary(f"{maintenance}/Status", rpc.StatusRequest, rpc.StatusResponse)
+        self.defragment = self.unary(
             f"{maintenance}/Defragment", rpc.DefragmentRequest, rpc.DefragmentResponse
         )
-        self.hash_kv = self._unary(f"{maintenance}/HashKV", rpc.HashKVRequest, rpc.HashKVResponse)
-        self.member_add = self._unary(
+        self.hash_kv = self.unary(f"{maintenance}/HashKV", rpc.HashKVRequest, rpc.HashKVResponse)
+        self.member_add = self.unary(
             f"{cluster}/MemberAdd", rpc.MemberAddRequest, rpc.MemberAddResponse
         )
-        self.member_remove = self._unary(
+        self.member_remove = self.unary(
             f"{cluster}/MemberRemove", rpc.MemberRemoveRequest, rpc.MemberRemoveResponse
         )
-        self.member_list = self._unary(
+        self.member_list = self.unary(
             f"{cluster}/MemberList", rpc.MemberListRequest, rpc.MemberListResponse
         )
-        self.move_leader = self._unary(
+        self.move_leader = self.unary(
             f"{maintenance}/MoveLeader", rpc.MoveLeaderRequest, rpc.MoveLeaderResponse
         )
         self.keep_alive = self.channel.stream_stream(
@@ -74,13 +75,18 @@ class Api:
             request_serializer=rpc.LeaseKeepAliveRequest.SerializeToString,
             response_deserializer=rpc.LeaseKeepAliveResponse.FromString,
         )
+        self.snapshot = self.channel.unary_stream(
+            f"{maintenance}/Snapshot",
+            request_serializer=rpc.SnapshotRequest.SerializeToString,
+            response_deserializer=rpc.SnapshotResponse.FromString,
+        )
         self.watch = self.channel.stream_stream(
             "/etcdserverpb.Watch/Watch",
             request_serializer=rpc.WatchRequest.SerializeToString,
             response_deserializer=rpc.WatchResponse.FromString,
         )
 
-    def _unary(self, path, request, response):
+    def unary(self, path, request, response):
         return self.channel.unary_unary(
             path,
             request_serializer=request.SerializeToString,
@@ -178,6 +184,14 @@ class Node:
             self._process = None
             self.kills += 1
 
+    def quit(self) -> None:
+        """SIGQUIT, which nobody catches, and its data is gone."""
+        self.signal(signal.SIGQUIT)
+        if self._process is not None:
+            self._process.wait()
+            self._process = None
+        shutil.rmtree(self.data_dir)
+
     def signal(self, number: int) -> None:
         self.look()
         if self._process is not None:
@@ -240,7 +254,8 @@ class Cluster:
         self.links = Links([] if is_direct else list(zip(fronts, backs, strict=True)))
         if is_direct:
             fronts = backs
-        together = ",".join(f"m{i}=http://127.0.0.1:{port}" for i, port in enumerate(fronts))
+        self.peer_urls = [f"http://127.0.0.1:{port}" for port in fronts]
+        together = ",".join(f"m{i}={url}" for i, url in enumerate(self.peer_urls))
         self.nodes = [
             Node(
                 folder,
@@ -266,6 +281,10 @@ class Cluster:
             for node in self.nodes:
                 node.look()
             time.sleep(0.05)
+        self.know()
+
+    def know(self) -> None:
+        """Tell the proxies who is who: after the start, and after a member was replaced."""
         ids = {}
         for number, node in enumerate(self.nodes):
             status = node.status(5)

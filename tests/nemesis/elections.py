@@ -128,6 +128,7 @@ def trials(cluster: Cluster, count: int, rng: random.Random) -> list[str]:
             print(f"{number}: leader {known[-1]:.2f}, write {written[-1]:.2f}", flush=True)
             old.start()
             while not old.serves():
+                old.look()
                 assert old.is_up, f"{old.name} does not start"
                 time.sleep(0.05)
     finally:

@@ -88,7 +88,8 @@ def check_answers(history: History, ops: list[Op]) -> None:
             )
             if got != wanted:
                 history.fault(f"acknowledged {op}, but the history has {got}")
-            if op.lease and history.by_revision[op.revision][0][1][5] != op.lease:
+            leases = {event[1][5] for event in history.by_revision[op.revision]}
+            if op.lease and leases != {op.lease}:
                 history.fault(f"written without its lease: {op}")
         if op.seen is not None:
             state = history.range_at(op.key, op.range_end, op.revision)

@@ -4,12 +4,14 @@ Strategy. Every member advertises the address of its proxy, so all peer traffic 
 dialled is read from the X-Server-From header of a request; a connection between a and b
 carries bytes of both directions whoever dialled it, so a fault is looked up by (source, target) for
 each direction. Bytes are never dropped from the middle of a stream, which TCP cannot do either: a
-stalled direction holds them, and when the fault ends its connections are closed.
+stalled direction holds them, and when the fault ends its connections are closed. A delayed
+direction delivers everything later, as a long line does, and the rest at once when the delay ends.
 
 Limits. A connection without the header (GET /members, /version) is hit by no fault.
 """
 
 import asyncio
+import random
 import re
 import threading
 from collections.abc import Coroutine
@@ -17,6 +19,7 @@ from typing import Any
 
 CUT, STALL = "cut", "stall"
 CHUNK_BYTES = 64 * 1024
+CHUNKS_MAX = 256  # on their way in one direction
 HEAD_BYTES_MAX = 16 * 1024
 
 
@@ -28,8 +31,9 @@ class Links:
         self.ids: dict[str, int] = {}  # hex member id -> number
         self._ports = ports
         self._faults: dict[tuple[int, int], str] = {}
-        self._delays_s: dict[tuple[int, int], float] = {}
+        self._delays_s: dict[tuple[int, int], tuple[float, float]] = {}
         self._open: set[_Link] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()  # nobody else holds them
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -49,16 +53,23 @@ class Links:
         """CUT closes the connections too; STALL holds what `source` sends to `target`."""
         self._call(self._set(source, target, kind))
 
-    def delay(self, source: int, target: int, seconds: float) -> None:
-        self._delays_s[source, target] = seconds
+    def delay(self, source: int, target: int, seconds: float, spread_s: float = 0.0) -> None:
+        """Of all that `source` sends to `target`, each piece by a random number in the spread."""
+        self._delays_s[source, target] = (seconds - spread_s, seconds + spread_s)
 
     def heal(self) -> None:
         self._delays_s.clear()
         self._call(self._heal())
 
     def close(self) -> None:
+        self._call(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+
+    async def _end(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _call(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
@@ -91,6 +102,9 @@ class Links:
         self, target: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         link = _Link(target)
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
         try:
             head = await reader.readuntil(b"\r\n\r\n")
             link.learn(head, self.ids)
@@ -106,6 +120,7 @@ class Links:
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass
         finally:
+            self._tasks.discard(task)
             self._open.discard(link)
             writer.close()
             link.close()
@@ -119,22 +134,50 @@ class Links:
         *,
         is_answer: bool,
     ) -> None:
-        while True:
-            if data:
+        queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(CHUNKS_MAX)
+        sender = asyncio.ensure_future(self._send(link, queue, writer, is_answer=is_answer))
+        try:
+            while True:
                 way = (link.target, link.source) if is_answer else (link.source, link.target)
-                await asyncio.sleep(self._delays_s.get(way, 0))
+                low_s, high_s = self._delays_s.get(way, (0.0, 0.0))
+                due_s = self._loop.time() + random.uniform(low_s, high_s)
+                if data:
+                    await queue.put((due_s, data))  # full: the line's own window is
+                data = await reader.read(CHUNK_BYTES)
+                if not data:
+                    await queue.put((due_s, b""))
+                    await sender
+                    return
+                learned = not is_answer and link.learn(data, self.ids)
+                if learned and self._is_cut(link.source, link.target):
+                    link.close()
+                    return
+        finally:
+            sender.cancel()
+
+    async def _send(
+        self,
+        link: "_Link",
+        queue: asyncio.Queue[tuple[float, bytes]],
+        writer: asyncio.StreamWriter,
+        *,
+        is_answer: bool,
+    ) -> None:
+        try:
+            while True:
+                due_s, data = await queue.get()
+                way = (link.target, link.source) if is_answer else (link.source, link.target)
+                while way in self._delays_s and self._loop.time() < due_s:  # noqa: ASYNC110
+                    await asyncio.sleep(min(0.02, due_s - self._loop.time()))
                 while self._faults.get(way) == STALL:  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
+                if not data:
+                    writer.close()
+                    return
                 writer.write(data)
                 await writer.drain()
-            data = await reader.read(CHUNK_BYTES)
-            if not data:
-                writer.close()
-                return
-            learned = not is_answer and link.learn(data, self.ids)
-            if learned and self._is_cut(link.source, link.target):
-                link.close()
-                return
+        except OSError:
+            link.close()
 
 
 class _Link:

@@ -4,6 +4,7 @@
     python tests/nemesis/run.py --minutes 5 --only kill_leader        one kind of fault
     python tests/nemesis/run.py --single 100                          one member, 100 SIGKILLs
 
+Compactions take only what has been recorded before; the wall clocks jump by a preloaded library.
 The exit status is 1 if anything was violated; the folder with logs and data is kept then. The seed
 decides the faults and the clients' choices, not the timing of the processes.
 """
@@ -11,13 +12,11 @@ decides the faults and the clients' choices, not the timing of the processes.
 import argparse
 import random
 import shutil
-import signal
 import sys
 import tempfile
 import threading
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections import Counter
 from pathlib import Path
 
 import grpc
@@ -31,250 +30,20 @@ from history import (
     check_order,
     check_watch,
 )
-from proxy import CUT, STALL
+from nemesis import HEAL_S, Nemesis
 
 from pyetcd.proto import rpc_pb2 as rpc
 
 CLIENTS = 8
 WATCHERS = 3
-HEAL_S = 3.0  # the bar
-HEAL_S_MAX = 30.0  # after this the run is over
-
-
-class Nemesis:
-    """Does one thing to the cluster after the other, and measures how soon writes work again."""
-
-    def __init__(self, cluster: Cluster, probers: list[Prober], rng: random.Random) -> None:
-        self.cluster = cluster
-        self.probers = probers
-        self.rng = rng
-        self.count: Counter[str] = Counter()
-        self.heal_s: dict[str, list[float]] = defaultdict(list)
-        self.failover_s: list[float] = []
-        self.stop_s: list[float] = []
-        self.faults: list[str] = []
-
-    def kinds(self) -> dict[str, Callable[[], None]]:
-        return {
-            name.removeprefix("do_"): getattr(self, name)
-            for name in dir(self)
-            if name.startswith("do_")
-        }
-
-    def act(self, name: str) -> None:
-        self.kinds()[name]()
-        healed_from_s = time.monotonic()
-        took_s = self.wait_ack(healed_from_s, range(len(self.cluster.nodes)), HEAL_S_MAX)
-        self.count[name] += 1
-        self.heal_s[name].append(took_s)
-        print(f"{time.strftime('%H:%M:%S')} {name}: healed in {took_s:.2f} s", flush=True)
-        if took_s >= HEAL_S_MAX:
-            self.faults.append(f"no write {HEAL_S_MAX:.0f} s after {name}")
-        # Every member must serve again, not only the cluster.
-        for number in range(len(self.cluster.nodes)):
-            if self.wait_ack(healed_from_s, [number], HEAL_S_MAX) >= HEAL_S_MAX:
-                self.faults.append(f"m{number} serves no writes {HEAL_S_MAX:.0f} s after {name}")
-
-    def wait_ack(self, from_s: float, numbers, timeout_s: float) -> float:
-        """How long until a put through one of these members, begun after `from_s`, was answered."""
-        while time.monotonic() < from_s + timeout_s:
-            for number in numbers:
-                recent = self.probers[number].acks[-100:]
-                if recent and recent[-1][0] >= from_s:
-                    return next(end_s for start_s, end_s in recent if start_s >= from_s) - from_s
-            for node in self.cluster.nodes:
-                node.look()
-            time.sleep(0.01)
-        return timeout_s
-
-    # Faults. Each ends with every member running and every link whole.
-
-    def pause(self, most_s: float) -> None:
-        time.sleep(self.rng.uniform(0, most_s))
-
-    def kill(self, numbers: list[int]) -> None:
-        for number in numbers:
-            self.cluster.nodes[number].kill()
-
-    def restart(self, numbers: list[int]) -> None:
-        for number in numbers:
-            self.cluster.nodes[number].start()
-
-    def others(self, number: int) -> list[int]:
-        rest = [n for n in range(len(self.cluster.nodes)) if n != number]
-        self.rng.shuffle(rest)
-        return rest
-
-    def leader(self) -> int:
-        return self.cluster.leader_or_any(self.rng)
-
-    def do_kill_leader(self) -> None:
-        leader = self.leader()
-        self.kill([leader])
-        took_s = self.wait_ack(time.monotonic(), self.others(leader), HEAL_S_MAX)
-        self.failover_s.append(took_s)
-        self.pause(1)
-        self.restart([leader])
-
-    def do_kill_follower(self) -> None:
-        follower = self.others(self.leader())[0]
-        self.kill([follower])
-        self.pause(2)
-        self.restart([follower])
-
-    def do_kill_two(self) -> None:
-        leader = self.leader()
-        two = self.rng.choice([[leader, self.others(leader)[0]], self.others(leader)])
-        self.kill(two)
-        self.pause(2)
-        self.restart(two)
-
-    def do_kill_all(self) -> None:
-        everyone = self.others(-1)
-        self.kill(everyone)
-        self.pause(1)
-        self.restart(everyone)
-
-    def do_kill_while_starting(self) -> None:
-        number = self.others(-1)[0]
-        self.kill([number])
-        for _ in range(4):
-            self.restart([number])
-            self.pause(1.2)
-            self.kill([number])
-        self.restart([number])
-
-    def do_pause_leader(self) -> None:
-        self.freeze([self.leader()])
-
-    def do_pause_follower(self) -> None:
-        self.freeze(self.others(self.leader())[:1])
-
-    def do_pause_two(self) -> None:
-        self.freeze(self.others(-1)[:2])
-
-    def do_pause_all(self) -> None:
-        self.freeze(self.others(-1))
-
-    def freeze(self, numbers: list[int]) -> None:
-        for number in numbers:
-            self.cluster.nodes[number].signal(signal.SIGSTOP)
-        time.sleep(self.rng.uniform(0.2, 3))
-        for number in numbers:
-            self.cluster.nodes[number].signal(signal.SIGCONT)
-
-    def do_stop_leader(self) -> None:
-        self.stop(self.leader())
-
-    def do_rolling_restart(self) -> None:
-        for number in self.others(-1):
-            self.stop(number)
-            self.wait_ack(time.monotonic(), [number], HEAL_S_MAX)
-
-    def stop(self, number: int) -> None:
-        self.stop_s.append(self.cluster.nodes[number].terminate())
-        self.pause(0.5)
-        self.restart([number])
-
-    def do_cut_leader(self) -> None:
-        leader = self.leader()
-        self.links([(leader, other, CUT) for other in self.others(leader)])
-        print(f"  led by m{leader}, then by m{self.leader()}", flush=True)
-
-    def do_cut_follower(self) -> None:
-        follower = self.others(self.leader())[0]
-        self.links([(follower, other, CUT) for other in self.others(follower)])
-
-    def do_cut_one_link(self) -> None:
-        first, second, *_ = self.others(-1)
-        self.links([(first, second, CUT)])
-
-    def do_stall_from_leader(self) -> None:
-        leader = self.leader()
-        count = self.rng.randint(1, 2)
-        self.links([(leader, other, STALL) for other in self.others(leader)[:count]])
-
-    def do_stall_to_leader(self) -> None:
-        leader = self.leader()
-        count = self.rng.randint(1, 2)
-        self.links([(other, leader, STALL) for other in self.others(leader)[:count]])
-
-    def do_stall_link(self) -> None:
-        first, second, *_ = self.others(-1)
-        self.links([(first, second, STALL), (second, first, STALL)])
-
-    def links(self, faults: list[tuple[int, int, str]]) -> None:
-        for source, target, kind in faults:
-            self.cluster.links.fault(source, target, kind)
-        time.sleep(self.rng.uniform(0.5, 4))
-        self.cluster.links.heal()
-
-    def do_delay(self) -> None:
-        for source in self.others(-1):
-            for target in self.others(source):
-                self.cluster.links.delay(source, target, self.rng.uniform(0, 0.15))
-        time.sleep(self.rng.uniform(1, 4))
-        self.cluster.links.heal()
-
-    def do_kill_leader_while_cut(self) -> None:
-        leader = self.leader()
-        for follower in self.others(leader)[: self.rng.randint(1, 2)]:
-            self.cluster.links.fault(leader, follower, STALL)
-        time.sleep(self.rng.uniform(0.1, 1))
-        self.kill([leader])
-        self.cluster.links.heal()
-        self.pause(1)
-        self.restart([leader])
-
-    # Membership and leadership, changed by request.
-
-    def do_move_leader(self) -> None:
-        leader = self.leader()
-        target = self.cluster.nodes[self.others(leader)[0]].status(5)
-        if target is None:
-            return
-        try:
-            request = rpc.MoveLeaderRequest(targetID=target.header.member_id)
-            self.cluster.nodes[leader].api.move_leader(request, timeout=5)
-        except grpc.RpcError as error:
-            self.note("MoveLeader", error)
-
-    def do_member_changes(self) -> None:
-        """Learners that never start, added and removed in quick succession on any member."""
-        self.remove_learners()
-        for turn in range(3):
-            api = self.cluster.nodes[self.others(-1)[0]].api
-            url = f"http://127.0.0.1:1{turn}"
-            request = rpc.MemberAddRequest(peerURLs=[url], isLearner=True)
-            try:
-                added = api.member_add(request, timeout=9).member.ID
-                api = self.cluster.nodes[self.others(-1)[0]].api
-                api.member_remove(rpc.MemberRemoveRequest(ID=added), timeout=9)
-            except grpc.RpcError as error:
-                self.note("member change", error)
-                self.remove_learners()
-
-    def remove_learners(self) -> None:
-        deadline_s = time.monotonic() + HEAL_S_MAX
-        while time.monotonic() < deadline_s:
-            api = self.cluster.nodes[self.others(-1)[0]].api
-            try:
-                found = api.member_list(rpc.MemberListRequest(linearizable=True), timeout=2).members
-                learners = [member.ID for member in found if member.isLearner]
-                if not learners:
-                    return
-                api.member_remove(rpc.MemberRemoveRequest(ID=learners[0]), timeout=9)
-            except grpc.RpcError as error:
-                self.note("member change", error)
-        self.faults.append("a learner cannot be removed")
-
-    def note(self, what: str, error: grpc.RpcError) -> None:
-        print(f"  {what}: {error.code().name} {error.details()}", flush=True)
+# Members fall behind far enough for a snapshot of the keyspace now and then.
+FLAGS = ("--snapshot-count=500", "--experimental-snapshot-catchup-entries=100")
 
 
 def three(arguments: argparse.Namespace, folder: Path) -> list[str]:
     rng = random.Random(arguments.seed)
-    cluster = Cluster(folder, 3, *arguments.flag)
+    cluster = Cluster(folder, 3, *FLAGS, *arguments.flag)
+    nemesis = Nemesis(cluster, rng)
     stop = threading.Event()
     try:
         cluster.start()
@@ -286,7 +55,7 @@ def three(arguments: argparse.Namespace, folder: Path) -> list[str]:
         threads = [*clients, *probers, *watchers]
         for thread in threads:
             thread.start()
-        nemesis = Nemesis(cluster, probers, rng)
+        nemesis.probers = probers
         names = arguments.only or sorted(nemesis.kinds())
         deadline_s = time.monotonic() + arguments.minutes * 60
         turn: list[str] = []
@@ -320,12 +89,12 @@ def judge(cluster, nemesis, clients, probers, watchers) -> list[str]:
         node.api.range(rpc.RangeRequest(key=b"z"), timeout=10)  # has applied it all
         found = node.api.hash_kv(rpc.HashKVRequest(revision=last), timeout=30)
         hashes.add((found.hash, found.compact_revision))
-        histories.append(list(replay(node.api, last, 120)))
+        histories.append(list(replay(node.api, last, 120, nemesis.recorded_to + 1)))
     if len(hashes) != 1:
         faults.append(f"hashes differ: {hashes}")
     if any(events != histories[0] for events in histories[1:]):
         faults.append("the members tell different histories")
-    history = History(histories[0])
+    history = History(nemesis.recorded + histories[0])
     ops: list[Op] = [op for source in (*clients, *probers) for op in source.ops]
     check_answers(history, ops)
     check_order(history, ops)
@@ -335,8 +104,15 @@ def judge(cluster, nemesis, clients, probers, watchers) -> list[str]:
     ended = check_leases(history, clients, watches)
     for watcher in watchers:
         faults += watcher.errors[:3]
+    # An id that was used before: only a clock that went back could bring that about.
+    faults += [f"id used twice: {op}" for op in ops if "already exists" in op.error][:3]
     report(cluster, nemesis, ops, history)
+    print(f"HashKV at revision {last}, compact revision: {sorted(hashes)}, of 3 members")
     print(f"watches {len(watches)}, their events {watched}; leases seen to end {ended}")
+    acknowledged = sum(op.wrote for op in ops)
+    lost = [fault for fault in history.faults if fault.startswith("acknowledged")]
+    print(f"acknowledged writes {acknowledged}, lost {len(lost)}")
+    print(f"healed {nemesis.last_healed_s:.2f} s after the last fault")
     return faults + history.faults + logs(cluster)
 
 
