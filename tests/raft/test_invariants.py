@@ -35,37 +35,37 @@ def forged(view: NodeView, index: int, data: bytes) -> NodeView:
     return replace(view, log=log)
 
 
-@pytest.mark.parametrize(
-    ("name", "nodes"),
-    [
-        ("log_inv", [node(1, 1, 2, commit=2), node(2, 1, 3, commit=2), node(3, 1)]),
-        (
-            "more_than_one_leader_inv",
-            [node(1, term=4, role=Role.LEADER), node(2, term=4, role=Role.LEADER)],
-        ),
-        ("election_safety_inv", [node(1, 1, role=Role.LEADER), node(2, 1, 1)]),
-        ("log_matching_inv", [node(1, 1, 2), forged(node(2, 1, 2), 1, b"other")]),
-        ("log_matching_inv", [node(1, 1, 3, 3), node(2, 2, 2, 3)]),
-        ("quorum_log_inv", [node(1, 1, 1, commit=2), node(2, 1), node(3, 1)]),
-        (
-            "more_up_to_date_correct_inv",
-            [node(1, 1, 1, commit=2), node(2, 1, 1), node(3, 1, 3)],
-        ),
-        (
-            "leader_completeness_inv",
-            [node(1, 1, 1, commit=2), node(2, 1, 1), node(3, 1, term=2, role=Role.LEADER)],
-        ),
-        (
-            "committed_is_durable_inv",
-            [
-                replace(node(1, 1, commit=1, role=Role.LEADER), durable=0, applied=0),
-                replace(node(2, 1), durable=0),
-                node(3, 1),
-            ],
-        ),
-        ("committed_is_durable_inv", [replace(node(1, 1, commit=1), durable=0), node(2, 1)]),
-    ],
-)
+BROKEN_STATES: list[tuple[str, list[NodeView]]] = [
+    ("log_inv", [node(1, 1, 2, commit=2), node(2, 1, 3, commit=2), node(3, 1)]),
+    (
+        "more_than_one_leader_inv",
+        [node(1, term=4, role=Role.LEADER), node(2, term=4, role=Role.LEADER)],
+    ),
+    ("election_safety_inv", [node(1, 1, role=Role.LEADER), node(2, 1, 1)]),
+    ("log_matching_inv", [node(1, 1, 2), forged(node(2, 1, 2), 1, b"other")]),
+    ("log_matching_inv", [node(1, 1, 3, 3), node(2, 2, 2, 3)]),
+    ("quorum_log_inv", [node(1, 1, 1, commit=2), node(2, 1), node(3, 1)]),
+    (
+        "more_up_to_date_correct_inv",
+        [node(1, 1, 1, commit=2), node(2, 1, 1), node(3, 1, 3)],
+    ),
+    (
+        "leader_completeness_inv",
+        [node(1, 1, 1, commit=2), node(2, 1, 1), node(3, 1, term=2, role=Role.LEADER)],
+    ),
+    (
+        "committed_is_durable_inv",
+        [
+            replace(node(1, 1, commit=1, role=Role.LEADER), durable=0, applied=0),
+            replace(node(2, 1), durable=0),
+            node(3, 1),
+        ],
+    ),
+    ("committed_is_durable_inv", [replace(node(1, 1, commit=1), durable=0), node(2, 1)]),
+]
+
+
+@pytest.mark.parametrize(("name", "nodes"), BROKEN_STATES)
 def test_each_is_broken_by_its_own_state(name: str, nodes: list[NodeView]) -> None:
     with pytest.raises(InvariantBroken, match=f"^{name}:"):
         check(views(*nodes))
@@ -74,18 +74,18 @@ def test_each_is_broken_by_its_own_state(name: str, nodes: list[NodeView]) -> No
 THEN = node(1, 1, 1, 2, commit=2, role=Role.LEADER)
 
 
-@pytest.mark.parametrize(
-    ("name", "then", "now"),
-    [
-        ("term_grows", THEN, replace(THEN, term=1, role=Role.FOLLOWER)),
-        ("vote_sticks", replace(THEN, vote=1), replace(THEN, vote=2)),
-        ("commit_grows", THEN, replace(THEN, commit=1, applied=1)),
-        ("commit_grows", THEN, replace(THEN, applied=1)),
-        ("committed_stays", THEN, replace(forged(THEN, 1, b"!"), role=Role.FOLLOWER)),
-        ("leader_appends_only", THEN, replace(THEN, log=THEN.log[:2], durable=2)),
-        ("role_follows_term", replace(THEN, role=Role.FOLLOWER), THEN),
-    ],
-)
+BROKEN_STEPS: list[tuple[str, NodeView, NodeView]] = [
+    ("term_grows", THEN, replace(THEN, term=1, role=Role.FOLLOWER)),
+    ("vote_sticks", replace(THEN, vote=1), replace(THEN, vote=2)),
+    ("commit_grows", THEN, replace(THEN, commit=1, applied=1)),
+    ("commit_grows", THEN, replace(THEN, applied=1)),
+    ("committed_stays", THEN, replace(forged(THEN, 1, b"!"), role=Role.FOLLOWER)),
+    ("leader_appends_only", THEN, replace(THEN, log=THEN.log[:2], durable=2)),
+    ("role_follows_term", replace(THEN, role=Role.FOLLOWER), THEN),
+]
+
+
+@pytest.mark.parametrize(("name", "then", "now"), BROKEN_STEPS)
 def test_each_step_is_judged(name: str, then: NodeView, now: NodeView) -> None:
     (step,) = [step for step in STEPS if step.__name__ == name]
     assert list(step(then, now)) and not list(step(then, then))
