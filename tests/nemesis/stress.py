@@ -87,8 +87,8 @@ class KeyStresser(Worker):
             self._large: 1,
             self._get: 7,
             self._get_range: 7,
-            self._delete: 7,
-            self._delete_range: 7,
+            self._remove: 7,
+            self._remove_range: 7,
             self._txn: 35,
         }
         action = self.rng.choices(list(kinds), list(kinds.values()))[0]
