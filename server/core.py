@@ -75,6 +75,7 @@ class Tuning:
     client_cert_auth: bool = False
     compaction_period_s: float = 0.0  # of automatic compaction, by age or by count; 0 for none
     compaction_revisions: int = 0
+    ids_salt: int = 0  # see propose.RequestIds; random in a process
 
     @property
     def election_timeout_s(self) -> float:
@@ -176,7 +177,7 @@ class Core:
             fatal=around.fatal,
             thread=around.commits(),
         )
-        ids = RequestIds(self.id, clock.wall_s())
+        ids = RequestIds(self.id, clock.wall_s(), salt=tuning.ids_salt)
         self.proposer = Proposer(
             self.driver,
             ids,

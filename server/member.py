@@ -180,6 +180,7 @@ def _tuning(config: Config) -> Tuning:
         token_ttl_s=float(config.auth_token_ttl_s or TOKEN_TTL_S),
         bcrypt_cost=config.bcrypt_cost,
         client_cert_auth=config.client_cert_auth,
+        ids_salt=system_rng().getrandbits(40),
     )
 
 

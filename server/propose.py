@@ -55,14 +55,16 @@ class RequestIds:
     """Ids that no other member and no earlier run of this member can make.
 
     16 bits of the member id, 40 bits of wall-clock milliseconds, 8 bits of counter, as etcd's
-    idutil lays them out; the counter runs over into the time, which only moves it forward.
+    idutil lays them out; the counter runs over into the time, which only moves it forward. A wall
+    clock can be set back, and some machines start at the same time of day each time: `salt`, a
+    random number of 40 bits, keeps the runs apart then, too.
     """
 
     __slots__ = ("_next", "_prefix")
 
-    def __init__(self, member_id: int, wall_s: float) -> None:
+    def __init__(self, member_id: int, wall_s: float, *, salt: int = 0) -> None:
         self._prefix = (member_id & 0xFFFF) << 48
-        self._next = (int(wall_s * 1000) & 0xFF_FFFF_FFFF) << 8
+        self._next = ((int(wall_s * 1000) + salt) & 0xFF_FFFF_FFFF) << 8
 
     def next(self) -> int:
         """The next id, never 0."""

@@ -5,7 +5,8 @@ import pytest
 from pyetcd.proto import errors
 from pyetcd.proto.raft_internal_pb2 import InternalRaftRequest, RequestHeader
 from pyetcd.proto.rpc_pb2 import PutRequest, PutResponse
-from pyetcd.server import propose
+from pyetcd.server import member, propose
+from pyetcd.server.config import load
 from pyetcd.server.propose import Proposer, RequestIds
 
 
@@ -57,6 +58,14 @@ def test_ids_are_laid_out_as_etcds():
     first, second = ids.next(), ids.next()
     assert first >> 48 == 0xABCD and second == first + 1
     assert (first >> 8) & 0xFF_FFFF_FFFF == 1_700_000_000_123 & 0xFF_FFFF_FFFF
+
+
+def test_a_wall_clock_set_back_makes_no_id_again():
+    """A machine without a battery starts at the same time of day each time."""
+    config = load([], {})
+    first, second = (RequestIds(7, 25.0, salt=member._tuning(config).ids_salt) for _ in range(2))
+    earlier = {first.next() for _ in range(100_000)}
+    assert not earlier & {second.next() for _ in range(100_000)}
 
 
 def test_an_answer_comes_once(proposer, target):
