@@ -196,9 +196,11 @@ def campaign(raft: Raft, *, transfer: bool = False) -> None:
 
 def _has_unapplied_change(raft: Raft) -> bool:
     log = raft.log
-    if log.applied >= log.committed:
+    # What is compacted was applied, even if the Ready with it is still out.
+    first = max(log.applied + 1, log.first_index)
+    if first > log.committed:
         return False
-    unapplied = log.scan(log.applied + 1, log.committed + 1, log.committed_bytes_max)
+    unapplied = log.scan(first, log.committed + 1, log.committed_bytes_max)
     return any(entry.type != EntryType.NORMAL for entry in unapplied)
 
 

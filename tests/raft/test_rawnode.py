@@ -200,3 +200,19 @@ def test_the_text_of_a_ready() -> None:
     node = RawNode(Config(id=1, storage=storage, rng=random.Random(1)))
     node.campaign()
     assert describe_ready(node.ready()) == ["PRE_CANDIDATE leader=0"]
+
+
+def test_an_election_while_what_was_applied_is_compacted_already() -> None:
+    """The state machine is ahead of raft until the Ready comes back, and so may be compaction."""
+    storage = MemoryStorage(ConfState(voters=(1, 2, 3)))
+    storage.append([Entry(1, index, data=b"x") for index in range(1, 6)])
+    storage.hard_state = HardState(1, 0, 4)
+    node = RawNode(Config(id=1, storage=storage, rng=random.Random(1), pre_vote=False))
+    ready = node.ready()
+    assert [entry.index for entry in ready.committed_entries] == [1, 2, 3, 4]
+    storage.create_snapshot(3, ConfState(voters=(1, 2, 3)))
+    storage.compact(3)
+    node.campaign()
+    assert node.role == Role.CANDIDATE and node.applied == 0
+    node.advance(ready)
+    assert node.applied == 4
