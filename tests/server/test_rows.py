@@ -10,18 +10,32 @@ from typing import Any, cast
 
 import pytest
 
+from pyetcd.proto.auth_pb2 import Permission
+from pyetcd.proto.errors import LeaseNotFound
 from pyetcd.proto.raft_internal_pb2 import InternalRaftRequest
-from pyetcd.proto.rpc_pb2 import CompactionRequest, LeaseGrantRequest, PutRequest
+from pyetcd.proto.rpc_pb2 import (
+    AuthEnableRequest,
+    AuthRoleAddRequest,
+    AuthRoleGrantPermissionRequest,
+    AuthUserAddRequest,
+    AuthUserGrantRoleRequest,
+    AuthUserRevokeRoleRequest,
+    CompactionRequest,
+    LeaseGrantRequest,
+    PutRequest,
+)
 from pyetcd.raft.rawnode import Config, RawNode
 from pyetcd.raft.types import (
     ConfChange,
     ConfChangeType,
+    Entry,
     Message,
     MsgType,
     Snapshot,
 )
 from pyetcd.server import datadir
 from pyetcd.server.bootstrap import InitialCluster, Plan, Start, plan_new
+from pyetcd.server.chores import Chores
 from pyetcd.server.facts import DEFRAGMENT_PAGES, Facts
 from pyetcd.server.machine import StateMachine, load_conf_state, read_meta
 from pyetcd.server.replica import Replica
@@ -340,7 +354,7 @@ def test_row_25_leases_of_a_snapshot_are_those_of_the_leader(
     leader: Node, follower: Node, tmp_path: Path
 ) -> None:
     """etcd PR 13205: after a snapshot leases were left that nobody expired. What is asked of the
-    lessor here are its keys and its expiry; the auth half comes with authentication."""
+    lessor here are its keys and its expiry; with auth on: the next test."""
     leader.do(lease_grant=LeaseGrantRequest(ID=7, TTL=60))
     leader.do(lease_grant=LeaseGrantRequest(ID=8, TTL=60))
     leader.put("a", lease=7)
@@ -354,6 +368,110 @@ def test_row_25_leases_of_a_snapshot_are_those_of_the_leader(
     lessor.promote(0)
     follower.now_s = 61.0
     assert sorted(lessor.expired()) == [7, 8]
+
+
+def auth_state(node: Node) -> Any:
+    auth = node.machine.auth
+    users = [(name, list(auth.user(name).roles)) for name in auth.users()]
+    roles = [(name, auth.role(name).SerializeToString()) for name in auth.roles()]
+    return auth.enabled, auth.revision, users, roles
+
+
+def switch_auth_on(node: Node) -> None:
+    """root, and ann who may write [a, b)."""
+    for user in ("root", "ann"):
+        node.do(auth_user_add=AuthUserAddRequest(name=user))
+    node.do(auth_user_grant_role=AuthUserGrantRoleRequest(user="root", role="root"))
+    node.do(auth_role_add=AuthRoleAddRequest(name="r"))
+    node.do(
+        auth_role_grant_permission=AuthRoleGrantPermissionRequest(
+            name="r", perm=Permission(permType=Permission.READWRITE, key=b"a", range_end=b"b")
+        )
+    )
+    node.do(auth_user_grant_role=AuthUserGrantRoleRequest(user="ann", role="r"))
+    node.do(auth_enable=AuthEnableRequest())
+
+
+def apply_as(node: Node, user: str, **request: Any) -> str:
+    """The error text of an entry in somebody's name that is applied here as the next one."""
+    header = {"ID": 9999, "username": user, "auth_revision": node.machine.auth.revision}
+    data = InternalRaftRequest(header=header, **request).SerializeToString()
+    applied = node.machine.apply(Entry(1, node.machine.applied_index + 1, data=data))
+    return "" if applied.error is None else applied.error.text
+
+
+def test_row_6_auth_after_a_snapshot_is_that_of_the_leader(
+    leader: Node, follower: Node, tmp_path: Path
+) -> None:
+    """etcd#14571: a follower that was restored from a snapshot kept its old rights, and so applied
+    what the others refused, or refused what they applied."""
+    held = follower.machine.auth
+    switch_auth_on(leader)
+    follower.machine.tokens.assign("x.1", "ann")  # of a user that it knew before
+    for step in range(3):
+        follower.receive(copy_of(leader, tmp_path, f"{step}"))
+        assert follower.machine.auth is held, "who holds it must not hold an old one"
+        assert auth_state(follower) == auth_state(leader)
+        assert follower.machine.tokens.user("x.1") is None
+        for user, key in (("ann", b"a"), ("ann", b"b"), ("root", b"b"), ("eve", b"a"), ("", b"a")):
+            put = PutRequest(key=key, value=b"v")
+            wanted = apply_as(leader, user, put=put)
+            assert apply_as(follower, user, put=put) == wanted
+        assert (follower.hash(), follower.machine.revision) == (
+            leader.hash(),
+            leader.machine.revision,
+        )
+        # The rights that both have just merged are of yesterday with the next snapshot.
+        if step == 0:
+            root = {"username": "root", "auth_revision": leader.machine.auth.revision}
+            request = AuthUserRevokeRoleRequest(name="ann", role="r")
+            leader.number += 1
+            header = {"ID": leader.number, **root}
+            data = InternalRaftRequest(header=header, auth_user_revoke_role=request)
+            assert leader.replica.propose([data.SerializeToString()])
+            leader.settle()
+        elif step == 1:
+            leader.machine.auth.disable()
+        leader.put("c") if step == 1 else None
+        follower.machine.commit()
+        leader.machine.commit()
+
+
+def test_row_25_an_expired_lease_is_revoked_while_auth_is_on(leader: Node) -> None:
+    """etcd#13975: the leader's own token for it had run out, and the lease stayed. Here the revoke
+    is in root's name, without a token."""
+    switch_auth_on(leader)
+    leader.do(lease_grant=LeaseGrantRequest(ID=-7, TTL=5))  # PR 14239: an odd id
+    auth = leader.machine.auth
+    assert apply_as(leader, "root", put=PutRequest(key=b"z", lease=-7)) == ""
+    proposed: list[InternalRaftRequest] = []
+    chores = Chores(
+        node=leader.node,
+        machine=leader.machine,
+        proposer=cast(
+            Any, SimpleNamespace(propose_as_leader=lambda request, _: proposed.append(request))
+        ),
+        reads=cast(Any, None),
+        loop=cast(Any, None),
+        monotonic_s=lambda: leader.now_s,
+        election_timeout_s=1.0,
+        versions=cast(Any, None),
+        kv_path="",
+    )
+    chores.promote_lessor()
+    leader.now_s += 3600.0  # longer than any token lives
+    chores._keep_leases(leader.now_s)
+    (revoke,) = proposed
+    assert (revoke.header.username, revoke.header.auth_revision) == ("root", auth.revision)
+    data = revoke.SerializeToString()
+    applied = leader.machine.apply(Entry(1, leader.machine.applied_index + 2, data=data))
+    assert applied.error is None
+    assert (leader.machine.lessor.get(-7), leader.machine.keyspace.history.get(b"z")) == (
+        None,
+        None,
+    )
+    # Without a name it would have stayed.
+    assert apply_as(leader, "", lease_revoke=revoke.lease_revoke) == LeaseNotFound.text
 
 
 def test_row_27_members_are_the_same_after_every_change_restart_and_snapshot(
