@@ -37,8 +37,9 @@ _MAGIC_BIG: Final = 0x377F0683
 _FRAME: Final = struct.Struct(">IIIIII")  # page, size after commit, salt1, salt2, sum1, sum2
 _PAGE_BYTES_DEFAULT: Final = 4096
 _FRAMES_AT_ONCE: Final = 256  # 1 MiB
+_CONTENT_BYTES: Final = _PAGE_BYTES_DEFAULT - db.PAGE_CHECKSUM_BYTES
 # sqlite.org/fileformat2.html section 1.8: 5 bytes a page, of what the checksum leaves of a page.
-_POINTER_MAP_EVERY: Final = (_PAGE_BYTES_DEFAULT - db.PAGE_CHECKSUM_BYTES) // 5 + 1
+_POINTER_MAP_EVERY: Final = _CONTENT_BYTES // 5 + 1
 
 _REMEDY: Final = (
     "do not run this member on: remove it from the cluster, empty its data directory "
@@ -225,8 +226,9 @@ def is_main_ahead(path: str) -> bool:
             if page <= 1 or (page - 2) % _POINTER_MAP_EVERY == 0 or frame[8:16] != salts:
                 continue
             offset = (page - 1) * _PAGE_BYTES_DEFAULT
-            there = os.pread(main.fileno(), _PAGE_BYTES_DEFAULT, offset)
-            if there == frame[FRAME_HEADER_BYTES:]:
+            # Without the checksum: it is made when the page is written to the main file.
+            there = os.pread(main.fileno(), _CONTENT_BYTES, offset)
+            if there == frame[FRAME_HEADER_BYTES : FRAME_HEADER_BYTES + _CONTENT_BYTES]:
                 return True
     return False
 

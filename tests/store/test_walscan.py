@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pyetcd.store import walscan
+from pyetcd.store import db, walscan
+from pyetcd.store.backend import Backend
 
 
 def one_by_one(order: str, frame: bytes, sums: tuple[int, int]) -> tuple[int, int]:
@@ -54,3 +55,27 @@ def test_every_frame_is_seen_and_the_first_bad_one(tmp_path: Path, frames: int) 
         found = walscan.scan_file(str(side))
         assert found.frames_committed <= bad and found.bad_offset == start
         content[flipped] ^= 1
+
+
+def test_a_main_file_that_has_what_a_damaged_wal_lost(tmp_path: Path) -> None:
+    """Checkpointed frames behind a flipped bit: SQLite would lay the old meta row over new keys."""
+    path = tmp_path / "kv.db"
+    backend = Backend.open(str(path), create=True)
+    for number in range(1, 5):
+        backend.meta_put(f"key{number}", b"x" * 50)
+        backend.execute("INSERT INTO alarms (member_id, alarm) VALUES (?, 1)", (number,))
+        backend.set_applied(number, 1)
+        backend.commit()
+    before = tmp_path / "before"
+    before.mkdir()
+    for file in (path, Path(f"{path}-wal")):
+        (before / file.name).write_bytes(file.read_bytes())
+    assert backend.checkpoint() == 4
+    for directory, is_ahead in ((tmp_path, True), (before, False)):
+        side = directory / "kv.db-wal"
+        content = bytearray(side.read_bytes())
+        assert not walscan.is_main_ahead(str(directory / "kv.db"))
+        content[walscan.HEADER_BYTES + 2 * (walscan.FRAME_HEADER_BYTES + db.PAGE_BYTES) + 99] ^= 1
+        side.write_bytes(content)
+        assert walscan.is_main_ahead(str(directory / "kv.db")) is is_ahead
+    backend.close()
