@@ -40,6 +40,8 @@ def parse(text: str, like: Any) -> Any:
                 raise ValueError(text)
             return tuple(map(float, parts))
         return tuple(parts)
+    if dataclasses.is_dataclass(like):
+        raise ValueError(text)  # its fields are set one by one
     return type(like)(text)
 
 

@@ -20,11 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from sim.checkers import (
+    EVERY_TURNS,
     History,
     LeaseChecker,
     Operation,
     RaftChecker,
+    StateChecker,
     Violation,
+    Witness,
+    check_bounds,
     check_equal,
 )
 from sim.clock import Clock, MemberLoop, Timer
@@ -131,6 +135,8 @@ class World:
             request, self.clock.now_s
         )
         self.raft_checker = RaftChecker()
+        self.state_checker = StateChecker(self.history)
+        self._turns = 0
         self.network = Network(
             shape.network, self.rng_for("network"), self.clock.after, self.clock.monotonic_s,
             self._receive,
@@ -347,6 +353,9 @@ class World:
         process = member.process
         if process is None:
             return
+        self._turns += 1
+        if self._turns % EVERY_TURNS == 0:
+            check_bounds(member.name, process)
         try:
             if self.raft_checker.step(member.id, process.node, member.starts):
                 self._note_leader(member)
@@ -407,6 +416,7 @@ class World:
         self.history = new = History(Model(data_ttl_min(self.shape)))
         self.lease_checker = LeaseChecker()
         self.raft_checker = Unchecked()
+        self.state_checker = StateChecker(new)
         self._hashes.clear()
         self.rebased_s = self.clock.now_s
         for watcher in self.watchers:
@@ -619,12 +629,15 @@ class Machine:
         self._world = world
         self._name = member.name
         self._machine = machine
+        self._witness = Witness(world.state_checker, member.name, machine)
         self.set_conf_state = machine.set_conf_state
         self.set_applied = machine.set_applied
 
     def apply(self, entry: Entry) -> Any:
+        self._witness.begin()
         applied = self._machine.apply(entry)
         self._world.history.applied(self._name, entry, applied)
+        self._witness.applied(entry)
         return applied
 
     def apply_conf_change(self, entry: Entry, change: Any) -> Any:
@@ -632,11 +645,13 @@ class Machine:
         if valid:
             self._world.conf_changed(entry.index, change, self._machine)
         self._world.history.applied(self._name, entry, applied)
+        self._witness.applied(entry)
         return applied, valid
 
     def install(self, snapshot: Any) -> None:
         self._world.snapshots_total += 1
         self._machine.install(snapshot)
+        self._witness.installed()
         self._world.say(self._name, f"installed the snapshot at {snapshot.meta.index}")
 
 
