@@ -74,6 +74,7 @@ def add_member(tester: Tester, helper, number: int, together: list[int]) -> None
     cluster = ",".join(f"m{i}={tester.cluster.peer_urls[i]}" for i in together)
     node.flags_more = [f"--initial-cluster={cluster}", "--initial-cluster-state=existing"]
     node.start()
+    tester.started_s = time.monotonic()
     tester.wait_for(node.serves, f"{node.name} to serve")
     know(tester)
 
@@ -263,6 +264,7 @@ def main() -> int:
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--point", action="append", help="failpoints with this in their name")
     parser.add_argument("--external", help="program of the case EXTERNAL")
+    parser.add_argument("--hold", type=float, help="seconds that a fault stays")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="where the members' files go")
     arguments = parser.parse_args()

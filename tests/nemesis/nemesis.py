@@ -4,6 +4,7 @@ import hashlib
 import random
 import signal
 import time
+import urllib.request
 from collections import Counter, defaultdict
 from collections.abc import Callable
 
@@ -14,10 +15,12 @@ from proxy import CUT, STALL
 from wallclock import WallClock
 
 from pyetcd.proto import rpc_pb2 as rpc
+from pyetcd.server.peer.probe import parse_probe_answer
 
 HEAL_S = 3.0  # the bar
 HEAL_S_MAX = 30.0  # after this the run is over
 JUMP_S_MAX = 12 * 3600
+CLOCK_S_MAX = 60.0
 
 
 class Nemesis:
@@ -36,6 +39,7 @@ class Nemesis:
         self.recorded: list[Event] = []  # what was compacted since
         self.recorded_to = 0
         self.last_healed_s = 0.0
+        self.clock_moved_s: list[float] = []
         self.clocks = [
             WallClock(node.data_dir.with_suffix(".clock"), node.environment)
             for node in cluster.nodes
@@ -220,9 +224,19 @@ class Nemesis:
         for number in numbers:
             self.clocks[number].set(self.rng.randint(-JUMP_S_MAX, JUMP_S_MAX))
         self.pause(1)
+        for number in numbers:
+            self.clock_moved_s.append(self.wall_of(number) - time.time())
+            if abs(self.clock_moved_s[-1] - self.clocks[number].offset_s) > CLOCK_S_MAX:
+                self.faults.append(f"the clock of m{number} did not jump")
         if self.rng.random() < 0.5:
             self.kill(numbers[:1])
             self.restart(numbers[:1])
+
+    def wall_of(self, number: int) -> float:
+        """What the member takes for the time: its answer to a peer's probe has it."""
+        url = f"{self.cluster.peer_urls[number]}/raft/probing"
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return parse_probe_answer(answer.read())
 
     # Maintenance, on any member.
 

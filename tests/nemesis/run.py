@@ -58,7 +58,7 @@ def three(arguments: argparse.Namespace, folder: Path) -> list[str]:
         nemesis.probers = probers
         names = arguments.only or sorted(nemesis.kinds())
         deadline_s = time.monotonic() + arguments.minutes * 60
-        turn: list[str] = []
+        turn: list[str] = arguments.first[::-1]
         while time.monotonic() < deadline_s and not nemesis.faults:
             turn = turn or rng.sample(names, len(names))
             time.sleep(rng.uniform(0.2, 1.5))
@@ -151,6 +151,9 @@ def report(cluster, nemesis, ops: list[Op], history: History) -> None:
     for name, values in sorted(nemesis.heal_s.items()):
         print(f"  {name}: {spread(values)}")
     print(f"leader killed until next acknowledged write: {spread(nemesis.failover_s)}")
+    if nemesis.clock_moved_s:
+        low_s, high_s = min(nemesis.clock_moved_s), max(nemesis.clock_moved_s)
+        print(f"wall clocks moved {low_s:+.0f} to {high_s:+.0f} s, as the members saw it")
     print(f"SIGTERM until exit: {spread(nemesis.stop_s)}")
     for node in cluster.nodes:
         print(f"{node.name}: {node.rss_mb_max} MB, {node.fds_max} files at most")
@@ -251,6 +254,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--single", type=int, default=0, metavar="KILLS")
     parser.add_argument("--only", action="append", help="this kind of fault; may be repeated")
+    parser.add_argument("--first", action="append", default=[], help="begin with this fault")
     parser.add_argument("--flag", action="append", default=[], help="passed on to the servers")
     parser.add_argument("--folder", type=Path, help="where the members' files go")
     arguments = parser.parse_args()

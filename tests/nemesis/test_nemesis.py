@@ -1,19 +1,16 @@
-"""A short run of the nemesis: a quarter of a minute of faults, a few kills of a single member."""
+"""Short runs: faults of all kinds, kills of a single member, clock jumps, three of the cases."""
 
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+HERE = Path(__file__).parent
+CASES = ("SIGTERM_LEADER", "BLACKHOLE_PEER_PORT_TX_RX_LEADER", "EXTERNAL")
 
-RUN = Path(__file__).with_name("run.py")
 
-
-@pytest.mark.parametrize("arguments", [["--minutes=0.2", "--seed=1"], ["--single=3", "--seed=1"]])
-def test_nothing_acknowledged_is_lost(arguments, tmp_path):
-    folder = tmp_path / "members"
+def run(folder, script, *arguments):
     done = subprocess.run(
-        [sys.executable, str(RUN), f"--folder={folder}", *arguments],
+        [sys.executable, str(HERE / script), f"--folder={folder}", *arguments],
         capture_output=True,
         text=True,
         timeout=100,
@@ -21,3 +18,21 @@ def test_nothing_acknowledged_is_lost(arguments, tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert not folder.exists()
+    return done.stdout
+
+
+def test_nothing_acknowledged_is_lost(tmp_path):
+    begin = ("--first=clock_jump", "--first=compact", "--first=save_snapshot")
+    told = run(tmp_path / "members", "run.py", "--minutes=0.2", "--seed=1", *begin)
+    assert "wall clocks moved" in told and "lost 0" in told
+
+
+def test_one_member_is_killed(tmp_path):
+    run(tmp_path / "members", "run.py", "--single=3", "--seed=1")
+
+
+def test_three_cases(tmp_path):
+    told = run(
+        tmp_path / "members", "cases.py", "--hold=0.5", *(f"--only={name}" for name in CASES)
+    )
+    assert "3 cases" in told

@@ -69,6 +69,7 @@ class Tester:
         self.nodes = self.cluster.nodes
         self.faults: list[str] = []
         self.heals_s: list[float] = []
+        self.started_s: float | None = None  # the new member's process, if that is what heals
         self.latency = ""  # failpoints that are always armed
         for node in self.nodes:
             node.environment["MEMBER_ARMED"] = str(folder / f"{node.name}.armed")
@@ -121,7 +122,8 @@ class Tester:
 
     def hold(self, case: Case, numbers: list[int]) -> None:
         if not case.until_snapshot:
-            time.sleep(case.hold_s)
+            hold_s = self.arguments.hold
+            time.sleep(case.hold_s if hold_s is None else hold_s)
             return
         until = self.index(self.others(numbers)) + 2 * SNAPSHOT_COUNT + CATCHUP
         self.wait_for(lambda: self.index(self.others(numbers)) > until, "the logs to be cut")
@@ -140,9 +142,10 @@ class Tester:
 
     def heal(self, what: str) -> None:
         """Until each member has answered a write and a linearizable read."""
-        began_s = time.monotonic()
+        deadline_s = time.monotonic() + WAIT_S_MAX
+        began_s, self.started_s = self.started_s or time.monotonic(), None
         for node in self.nodes:
-            while time.monotonic() < began_s + WAIT_S_MAX:
+            while time.monotonic() < deadline_s:
                 node.look()
                 try:
                     node.api.put(rpc.PutRequest(key=b"health", value=b"good"), timeout=1)

@@ -41,6 +41,7 @@ class WallClock:
     def __init__(self, path: Path, environment: dict[str, str]) -> None:
         """`environment` of the member is changed; the offset is kept in the file `path`."""
         self._path = path
+        self.offset_s = 0
         path.write_bytes(struct.pack("=q", 0))
         environment["WALLCLOCK_FILE"] = str(path)
         preload = library()
@@ -53,5 +54,6 @@ class WallClock:
 
     def set(self, offset_s: int) -> None:
         """In one write, so that nobody sees half of it."""
+        self.offset_s = offset_s
         with self._path.open("r+b") as file:
             file.write(struct.pack("=q", offset_s))
