@@ -366,3 +366,47 @@ def test_the_same_command_lines_of_etcdctl(machine):
         if said[0] != said[1]:
             different.append((line, said))
     assert not different, different
+
+
+def mixed(machine, free_ports):
+    """Two members of etcd and one of pyetcd."""
+    ports = free_ports(6)
+    clients, peers = ports[:3], ports[3:]
+    cluster = ",".join(f"m{i}=http://127.0.0.1:{peer}" for i, peer in enumerate(peers))
+    nodes = []
+    for i, head in enumerate(([machine.etcd], [machine.etcd], [machine.pyetcd, "server"])):
+        argv = [
+            *head,
+            f"--name=m{i}",
+            f"--data-dir={machine.folder / f'm{i}'}",
+            f"--listen-client-urls=http://127.0.0.1:{clients[i]}",
+            f"--advertise-client-urls=http://127.0.0.1:{clients[i]}",
+            f"--listen-peer-urls=http://127.0.0.1:{peers[i]}",
+            f"--initial-advertise-peer-urls=http://127.0.0.1:{peers[i]}",
+            f"--initial-cluster={cluster}",
+            CHEAP,
+        ]
+        nodes.append(machine.process(argv, name=f"m{i}", client_port=clients[i]).start())
+    return [node.wait_healthy() for node in nodes]
+
+
+def test_members_of_both_know_each_others_users_and_tokens(machine, client, free_ports):
+    asks = [client(node) for node in mixed(machine, free_ports)]
+    setup(asks[2], enable=False)
+    asks[0]("Auth/UserAdd", name="bob", password="other")  # hashed by the real etcd
+    asks[0]("Auth/UserGrantRole", user="bob", role="r")
+    asks[0]("Auth/AuthEnable")
+    for ask in asks:
+        for name, password in (("ann", "pw"), ("bob", "other")):
+            token = ask.login(name, password)
+            for other in asks:
+                assert other("KV/Put", token, key=b"a", value=name.encode()).header.revision
+                assert other("KV/Put", token, key=b"b", value=b"v") == DENIED
+                assert other("KV/Range", token, key=b"a").kvs[0].value == name.encode()
+    root = asks[1].login("root")
+    asks[2]("Auth/UserChangePassword", root, name="bob", password="changed")
+    for ask in asks:
+        assert ask("KV/Range", token, key=b"a") == BAD_TOKEN
+        assert ask("KV/Range", ask.login("bob", "changed"), key=b"a").count == 1
+    assert len({repr(state(ask, root)) for ask in asks}) == 1
+    assert len({ask("Maintenance/HashKV", root).hash for ask in asks}) == 1
