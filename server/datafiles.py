@@ -58,8 +58,8 @@ def look(data_dir: str, config: Config) -> None:
         remedy = "restore it beside wal.db, or remove the member and add it again"
         raise ForeignFile(kv, "is missing", remedy)
     preflight(kv, SCHEMA)
-    for path in (log, kv):
-        _refuse_mixture(path)
+    _refuse_mixture(log)
+    _refuse_mixture(kv, header_only=True)
     found = Identity.read(data_dir)
     _refuse_strangers(data_dir, found)
     if not config.force_new_cluster:
@@ -83,10 +83,11 @@ def _refuse_unusual(data_dir: str) -> None:
                 raise ForeignFile(path, "permission denied", f"let {user} read and write it")
 
 
-def _refuse_mixture(path: str) -> None:
+def _refuse_mixture(path: str, *, header_only: bool = False) -> None:
     """A -wal file whose damaged part has been moved into the main file already: SQLite would lay
-    the older pages before the damage over the newer ones."""
-    if walscan.is_main_ahead(path):
+    the older pages before the damage over the newer ones. Behind a damaged frame of kv.db's this is
+    told by the applied index (_refuse_older): a torn write may be of what was there already."""
+    if walscan.is_main_ahead(path, header_only=header_only):
         raise ForeignFile(f"{path}-wal", "is damaged", REMEDY)
 
 
@@ -126,16 +127,17 @@ class Identity:
             )
         except (ValueError, KeyError, TypeError, AssertionError) as error:
             raise ForeignFile(kv, "is damaged", REMEDY) from error
+        _refuse_older(kv, identity.kv_applied_index)
         _refuse_foreign_wal(log, "SELECT member_id FROM meta", identity.member_id)
         # A file that was just installed says whose it was; the -wal file beside it, whose it is.
-        query = "SELECT value FROM meta WHERE key = 'applied_index'"
-        if not identity.installed_index or identity.installed_index != _alone(kv, query):
+        if not identity.installed_index or identity.installed_index != _alone(kv, _APPLIED):
             query = f"SELECT value FROM meta WHERE key = '{META_MEMBER_ID}'"
             _refuse_foreign_wal(kv, query, identity.kv_member_id)
         return identity
 
 
 _MEMBERS: Final = "SELECT data FROM members"
+_APPLIED: Final = "SELECT value FROM meta WHERE key = 'applied_index'"
 
 
 def _select(path: str, query: str) -> list[Any]:
@@ -156,6 +158,14 @@ def _refuse_foreign_wal(path: str, query: str, member_id: int) -> None:
     found = _alone(path, query)
     if found is not None and unsigned(found) != member_id:
         raise ForeignFile(f"{path}-wal", "belongs to another file", REMEDY)
+
+
+def _refuse_older(kv: str, applied_index: int) -> None:
+    """Every commit writes the applied index, into one of the first pages, and a checkpoint moves
+    pages in their order: if any was moved that the -wal does not have any more, this one was."""
+    alone = _alone(kv, _APPLIED)
+    if alone is not None and alone > applied_index:
+        raise ForeignFile(f"{kv}-wal", "is damaged", REMEDY)
 
 
 def _alone(path: str, query: str) -> int | None:

@@ -208,12 +208,13 @@ def _count_behind(
     )
 
 
-def is_main_ahead(path: str) -> bool:
+def is_main_ahead(path: str, *, header_only: bool = False) -> bool:
     """Whether frames that SQLite will drop were checkpointed: the main file at `path` has their
     pages. SQLite would then lay older pages over newer ones. A torn tail is never there, for a
-    checkpoint fsyncs the -wal first. So this holds for NORMAL, too."""
+    checkpoint fsyncs the -wal first. So this holds for NORMAL, too; but a page may be written as
+    it was, so only who never does that may ask beyond a damaged header (`header_only`)."""
     found = scan_file(path + "-wal")
-    if not found.frames_torn:
+    if not found.frames_torn or (header_only and found.bad_offset):
         return False
     stride = FRAME_HEADER_BYTES + _PAGE_BYTES_DEFAULT
     with open(path + "-wal", "rb") as side, open(path, "rb") as main:

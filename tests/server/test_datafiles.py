@@ -2,14 +2,17 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from pyetcd.raft.types import ConfState, HardState, Ready, Snapshot, SnapshotMeta
-from pyetcd.server.datafiles import Identity
+from pyetcd.server.datafiles import Identity, look
 from pyetcd.store.backend import META_MEMBER_ID, Backend
-from pyetcd.store.db import ForeignFile
+from pyetcd.store.db import PAGE_BYTES, ForeignFile
 from pyetcd.store.wal import Wal
+from pyetcd.store.walscan import FRAME_HEADER_BYTES, HEADER_BYTES
 
 INSTALLED_INDEX = 7
 
@@ -53,3 +56,51 @@ def test_the_keyspace_of_another_under_our_wal_file(tmp_path: Path) -> None:
     killed_after_installation(tmp_path, applied_index=INSTALLED_INDEX + 3)
     with pytest.raises(ForeignFile, match=r"kv\.db-wal: belongs to another file"):
         Identity.read(str(tmp_path))
+
+
+NO_FLAGS: Any = SimpleNamespace(force_new_cluster=True)  # nothing to compare
+
+
+def killed_after_checkpoint(folder: Path, *, last: bytes) -> Path:
+    """kv.db with a member's row, checkpointed; then that row again, as `last`, in the -wal."""
+    member = folder / "member"
+    member.mkdir(parents=True)
+    Wal.create(str(member / "wal.db"), cluster_id=5, member_id=1).close()
+    backend = Backend.open(str(folder / "kv.db"), create=True)
+    write = "INSERT OR REPLACE INTO members (id, data) VALUES (1, ?)"
+    for index, data in ((1, b'{"id":1}'), (2, b'{"id":1} '), (3, b'{"id":1}')):
+        backend.execute(write, (data,))
+        backend.set_applied(index, 1)
+        backend.commit()
+    if last:
+        assert backend.checkpoint() == 3
+        backend.execute(write, (last,))
+        backend.set_applied(4, 1)
+        backend.commit()
+    else:
+        assert backend.checkpoint() == 3
+    for path in folder.glob("kv.db*"):
+        shutil.copy(path, member)
+    backend.close()
+    (member / "kv.db-shm").unlink()
+    return member / "kv.db-wal"
+
+
+def test_a_torn_write_of_what_was_there_already_is_no_damage(tmp_path: Path) -> None:
+    """As after a power cut just when a member has told its name again."""
+    side = killed_after_checkpoint(tmp_path, last=b'{"id":1}')
+    content = bytearray(side.read_bytes())
+    content[HEADER_BYTES + FRAME_HEADER_BYTES + 100] ^= 255  # in the first page of the last commit
+    side.write_bytes(content)
+    look(str(tmp_path), NO_FLAGS)
+
+
+def test_damage_behind_which_everything_was_checkpointed(tmp_path: Path) -> None:
+    side = killed_after_checkpoint(tmp_path, last=b"")
+    content = bytearray(side.read_bytes())
+    frame = FRAME_HEADER_BYTES + PAGE_BYTES
+    assert (len(content) - HEADER_BYTES) % frame == 0
+    content[-frame // 2] ^= 1  # the last page: applied index 2 would lie over 3
+    side.write_bytes(content)
+    with pytest.raises(ForeignFile, match=r"kv\.db-wal: is damaged"):
+        look(str(tmp_path), NO_FLAGS)

@@ -309,6 +309,15 @@ class SimulatedFile(apsw.VFSFile):
             super().xTruncate(newsize)
             self._file.cached.append((newsize, None))
 
+    def xLock(self, level: int) -> None:
+        try:
+            super().xLock(level)
+        except apsw.IOError as error:
+            # The last one to close asks for it, be it a reader, and SQLite takes any no.
+            if level != apsw.SQLITE_LOCK_EXCLUSIVE:
+                raise
+            raise apsw.BusyError from error
+
     def xSync(self, flags: int) -> None:
         disk = self._disk
         if not self._change("sync", apsw.SQLITE_IOERR_FSYNC) or disk.ignores_sync:

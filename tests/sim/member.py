@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 from sim.clock import Clock, MemberLoop, Timer
@@ -36,6 +37,10 @@ from pyetcd.store.members import Member as Peer
 from pyetcd.store.snapshot import Copy, SnapshotFailed
 
 REQUEST_BYTES_MAX = 1536 * 1024
+
+
+# What is looked at before the start; the flags are not simulated, so they fit.
+LOOK: Any = SimpleNamespace(force_new_cluster=True)
 
 
 class Shape(Protocol):
@@ -106,8 +111,10 @@ class SimulatedMember:
         """Start a process on what the disk has."""
         assert not self.is_up
         self.starts += 1
-        self.lock = lock = LockFile.claim(self.disk.folder)
         is_new = not datadir.has_member(self.data_dir)
+        if not is_new:
+            datadir.look(self.data_dir, LOOK)
+        self.lock = lock = LockFile.claim(self.disk.folder)
         if not is_new:
             data = datadir.reopen(self.data_dir, lock=lock)
             if self.is_forced:
