@@ -2,7 +2,7 @@
 
     python tests/nemesis/run.py --minutes 10 --seed 1                 three members, all faults
     python tests/nemesis/run.py --minutes 5 --only kill_leader        one kind of fault
-    python tests/nemesis/run.py --single 100                          one member, 100 SIGKILLs
+    python tests/nemesis/run.py --single 1000                         one member (single.py)
 
 Compactions take only what has been recorded before; the wall clocks jump by a preloaded library.
 The exit status is 1 if anything was violated; the folder with logs and data is kept then. The seed
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import grpc
 from clients import Client, Op, Prober, Watcher, replay
-from cluster import Api, Cluster
+from cluster import Cluster
 from history import (
     History,
     check_answers,
@@ -31,6 +31,7 @@ from history import (
     check_watch,
 )
 from nemesis import HEAL_S, Nemesis
+from single import single
 
 from pyetcd.proto import rpc_pb2 as rpc
 
@@ -174,80 +175,6 @@ def spread(values: list[float]) -> str:
     )
 
 
-def single(arguments: argparse.Namespace, folder: Path) -> list[str]:
-    """One member, killed again and again under load; all that was acknowledged is looked for."""
-    rng = random.Random(arguments.seed)
-    cluster = Cluster(folder, 1, *arguments.flag)
-    node = cluster.nodes[0]
-    faults: list[str] = []
-    restart_s: list[float] = []
-    acknowledged: dict[bytes, tuple[bytes, int]] = {}
-    checked = 0
-    try:
-        cluster.start()
-        for kill in range(arguments.single):
-            stop = threading.Event()
-            writers = [Writer(f"{kill}.{i}", node.endpoint, stop) for i in range(CLIENTS)]
-            for writer in writers:
-                writer.start()
-            time.sleep(rng.uniform(0.05, 0.6))
-            node.kill()
-            stop.set()
-            for writer in writers:
-                writer.join()
-                acknowledged |= writer.acknowledged
-            began_s = time.monotonic()
-            for _ in range(rng.choice((0, 0, 1, 2))):  # killed while it starts
-                node.start()
-                time.sleep(rng.uniform(0, 0.8))
-                node.kill()
-            node.start()
-            began_s = time.monotonic()
-            while not node.serves():
-                node.look()
-                if not node.is_up or time.monotonic() > began_s + 30:
-                    return [*node.faults, f"does not start after kill {kill}", *logs(cluster)]
-                time.sleep(0.02)
-            restart_s.append(time.monotonic() - began_s)
-            got = node.api.range(rpc.RangeRequest(key=b"w", range_end=b"x"), timeout=60)
-            there = {kv.key: (kv.value, kv.mod_revision) for kv in got.kvs}
-            checked += len(acknowledged)
-            for key, wanted in acknowledged.items():
-                if there.get(key) != wanted:
-                    faults.append(f"kill {kill}: {key!r} is {there.get(key)}, not {wanted}")
-            if faults:
-                break
-        print(f"SIGKILLs {node.kills}, acknowledged {len(acknowledged)}, looked up {checked}")
-        print(f"restart: {spread(restart_s)}; {node.rss_mb_max} MB, {node.fds_max} files at most")
-        return faults[:20] + node.faults + logs(cluster)
-    finally:
-        cluster.close()
-
-
-class Writer(threading.Thread):
-    """Puts ever new keys until the member is gone."""
-
-    def __init__(self, name: str, endpoint: str, stop: threading.Event) -> None:
-        super().__init__(daemon=True)
-        self.acknowledged: dict[bytes, tuple[bytes, int]] = {}
-        self._prefix = name
-        self._endpoint = endpoint
-        self._halt = stop
-
-    def run(self) -> None:
-        api = Api(self._endpoint)
-        sequence = 0
-        while not self._halt.is_set():
-            sequence += 1
-            key = f"w{self._prefix}.{sequence}".encode()
-            try:
-                answer = api.put(rpc.PutRequest(key=key, value=key * 5), timeout=5)
-            except grpc.RpcError:
-                break
-            self.acknowledged[key] = (key * 5, answer.header.revision)
-        api.close()
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=1.0)
@@ -260,7 +187,10 @@ def main() -> int:
     arguments = parser.parse_args()
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="nemesis-"))
     folder.mkdir(parents=True, exist_ok=True)
-    faults = (single if arguments.single else three)(arguments, folder)
+    if arguments.single:
+        faults = single(folder, arguments.seed, arguments.single, arguments.flag)
+    else:
+        faults = three(arguments, folder)
     for fault in faults:
         print(f"VIOLATION {fault}")
     if faults:
