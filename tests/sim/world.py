@@ -505,6 +505,8 @@ class World:
                     break
                 if self.clock.now_s > deadline_s:
                     raise Violation("liveness", f"{member.name} takes no write: {op.answer}")
+                if self.history.model.nospace:  # filled since it was emptied
+                    self._make_room(clients[0])
 
     def _make_room(self, client: Client) -> None:
         """As the manual says after NOSPACE: compact, defragment, disarm."""
