@@ -10,8 +10,8 @@ Rules. A simple token names the log index that made it. A member that has not ap
 yet waits for it instead of refusing the token, as etcd. A token is never written to a log, nor is
 it said why it was not good.
 
-Limits. A call waits WAIT_MAX_S for the index of its token, and WAITING_MAX of them at a time; then
-the token is as good as unknown.
+Limits. How long a call waits for the index of its token, and how many do, is bounded (early.py);
+beyond that the token is as good as unknown.
 """
 
 import asyncio
@@ -28,15 +28,12 @@ from pyetcd.proto.rpc_pb2 import (
     WatchCreateRequest,
 )
 from pyetcd.server.api.rules import Rule, rule_of
+from pyetcd.server.early import AppliedWait
 from pyetcd.server.jwt_tokens import JwtTokens
 from pyetcd.store import permit
 from pyetcd.store.auth import NOBODY, AuthStore, Who
 from pyetcd.store.lease import Lessor
 from pyetcd.store.tokens import SimpleTokens, index_of
-
-WAIT_MAX_S: Final = 7.0
-WAIT_POLL_S: Final = 0.01
-WAITING_MAX: Final = 1000
 
 Handler = Callable[..., None]
 StreamHandler = Callable[[Any], Awaitable[None]]
@@ -80,9 +77,7 @@ class Access:
         self._tokens = tokens
         self._lessor = lessor
         self._client_cert_auth = client_cert_auth
-        self._applied_index = applied_index
-        self._loop = loop
-        self._waiting = 0
+        self._applied = AppliedWait(applied_index, loop)
 
     # -- who
 
@@ -106,13 +101,13 @@ class Access:
             raise errors.InvalidAuthToken
         return Who(user, self.auth.revision)
 
-    def _is_early(self, caller: Caller) -> bool:
-        """Whether the entry that made the caller's token is still to be applied here."""
+    def _early_index(self, caller: Caller) -> int | None:
+        """Of the entry that made the caller's token, if it is still to be applied here."""
         token = _token(caller)
         if token is None or self.jwt is not None:
-            return False
+            return None
         index = index_of(token)
-        return index is not None and index > self._applied_index()
+        return None if index is None or self._applied.is_applied(index) else index
 
     # -- gates
 
@@ -130,8 +125,9 @@ class Access:
                 call.fail(error.code, error.text)
 
         def gated(call: Any, request: Any) -> None:
-            if self._is_early(call):
-                return self._later(call, lambda: admit(call, request))
+            index = self._early_index(call)
+            if index is not None:
+                return self._later(index, call, lambda: admit(call, request))
             return admit(call, request)
 
         return gated
@@ -173,39 +169,22 @@ class Access:
 
     # -- waiting for a token's entry
 
-    def _later(self, call: Any, then: Callable[[], None]) -> None:
-        if self._waiting >= WAITING_MAX:
-            return then()  # which refuses it
-        self._waiting += 1
-        give_up_s = self._loop.time() + WAIT_MAX_S
-
-        def look() -> None:
+    def _later(self, index: int, call: Any, then: Callable[[], None]) -> None:
+        def ready() -> None:
             if call.cancelled:
-                self._waiting -= 1
                 call.fail(errors.InvalidAuthToken.code, errors.InvalidAuthToken.text)
-                return None
-            if self._is_early(call) and self._loop.time() < give_up_s:
-                self._loop.call_later(WAIT_POLL_S, look)
-                return None
-            self._waiting -= 1
-            return then()
+            else:
+                then()
 
-        self._loop.call_later(WAIT_POLL_S, look)
-        return None
+        self._applied.wait(index, ready)
 
     async def caught_up(self, stream: Caller) -> None:
         """Until the entry of the stream's token is applied, if it may ever be."""
-        if not self._is_early(stream) or self._waiting >= WAITING_MAX:
-            return
-        self._waiting += 1
-        give_up_s = self._loop.time() + WAIT_MAX_S
-        try:
-            while (  # noqa: ASYNC110  # nobody tells of applied entries here
-                self._is_early(stream) and self._loop.time() < give_up_s
-            ):
-                await asyncio.sleep(WAIT_POLL_S)
-        finally:
-            self._waiting -= 1
+        index = self._early_index(stream)
+        if index is not None:
+            applied = asyncio.Event()
+            self._applied.wait(index, applied.set)
+            await applied.wait()
 
     # -- for handlers: call these only while auth is on
 

@@ -25,11 +25,12 @@ from pyetcd.proto.rpc_pb2 import (
     WatchCreateRequest,
 )
 from pyetcd.proto.services import METHODS
-from pyetcd.server.access import WAITING_MAX, Access
+from pyetcd.server.access import Access
 from pyetcd.server.api.auth import LETTERS, AuthApi
 from pyetcd.server.api.guard import LeaderGuard
 from pyetcd.server.api.rules import RULES, Rule, rule_of
 from pyetcd.server.clock import seeded_rng
+from pyetcd.server.early import WAITING_MAX
 from pyetcd.server.jwt_tokens import (
     METHODS as JWT_METHODS,
 )
@@ -217,24 +218,30 @@ def test_a_token_whose_entry_is_not_applied_yet_is_waited_for(world: World) -> N
 
 
 def test_who_waits_for_a_token_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyetcd.server.access.WAITING_MAX", 2)
-    monkeypatch.setattr("pyetcd.server.access.WAIT_MAX_S", 0.05)
+    monkeypatch.setattr("pyetcd.server.early.WAITING_MAX", 2)
+    monkeypatch.setattr("pyetcd.server.early.WAIT_MAX_S", 0.05)
     assert WAITING_MAX == 1000
-    handler = gated(world, "/etcdserverpb.Cluster/MemberList", [])
-    calls = [Call(token="forged.99999999999") for _ in range(4)]
+    served: list[Any] = []
+    handler = gated(world, "/etcdserverpb.Cluster/MemberList", served)
+    refusal = (Code.UNAUTHENTICATED, "etcdserver: invalid auth token")
 
     async def run() -> None:
-        for call in calls[:3]:
+        calls = [Call(token=f"forged.{1 << 60}") for _ in range(3)]
+        for call in calls:
             handler(call, RangeRequest())
-        assert [call.error is None for call in calls[:3]] == [True, True, False]
+        assert [call.error is None for call in calls] == [True, True, False]
         calls[0].cancelled = True
-        await asyncio.sleep(0.02)
-        assert calls[0].error is not None
-        await asyncio.sleep(0.08)
-        assert calls[1].error == (Code.UNAUTHENTICATED, "etcdserver: invalid auth token")
-        handler(calls[3], RangeRequest())
-        assert calls[3].error is None  # there is room again
-        await asyncio.sleep(0.08)
+        await asyncio.sleep(0.1)
+        assert [call.error for call in calls] == [refusal] * 3
+        for _ in range(3):  # there is room again, and nothing is kept of those before
+            again = Call(token=f"forged.{1 << 60}")
+            handler(again, RangeRequest())
+            assert again.error is None
+            await asyncio.sleep(0.1)
+            assert again.error == refusal
+        waits = world.access._applied
+        assert len(waits) == 0 and len(waits._by_index) <= 5
+        assert served == []
 
     world.loop.run_until_complete(run())
 
