@@ -275,6 +275,8 @@ class Member:
         self.core.meet(self._known_peers)
         await self.serving.start_peers()
         self.core.start()
+        if self.core.access.auth.enabled and self.core.access.jwt is None:
+            self._log.warn("simple token is not cryptographically signed")
         if self.config.initial_election_tick_advance:
             self._starting = self.loop.create_task(self._hurry_election())
         self._publishing = self.loop.create_task(self._publish())
