@@ -78,14 +78,24 @@ class ForeignFile(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """What a file must say it is. `sql` creates the tables of `version` in an empty file."""
+    """What a file must say it is. `sql` creates the tables of `version` in an empty file.
+
+    `upgrades` leads older files up to it, a version each; the last one makes `version` of the one
+    before. A file as old as the first one starts from is upgraded when it is opened for writing.
+    """
 
     application_id: int
     version: int
     sql: str
+    upgrades: tuple[str, ...] = ()
     # Lets defragmentation give pages back in slices (PRAGMA incremental_vacuum). It has to be
     # chosen before the first table exists and costs one pointer-map page in about a thousand.
     incremental_vacuum: bool = False
+
+    @property
+    def version_min(self) -> int:
+        """The oldest one that can be upgraded."""
+        return self.version - len(self.upgrades)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +138,7 @@ def open_writer(
     try:
         guarded(path, "open", lambda: _set_up_writer(connection, full_sync, cache_kib))
         _require_schema(path, connection, schema)
+        _upgrade(path, connection, schema)
     except BaseException:
         connection.close()
         raise
@@ -409,9 +420,34 @@ def _require_identity(path: str, schema: Schema, *, application_id: int, version
             f"was written by a newer pyetcd (schema {version}, this one knows {schema.version})"
         )
         raise ForeignFile(path, reason, "install that version or restore a snapshot")
-    if version < schema.version:
+    if version < schema.version_min:
         reason = f"has schema {version}, this pyetcd needs {schema.version}"
         raise ForeignFile(path, reason, "there is no upgrade from it; restore a snapshot")
+
+
+def _upgrade(path: str, connection: apsw.Connection, schema: Schema) -> None:
+    """All steps in one transaction, in the main file before anything else is written: a killed
+    upgrade is as if it had not begun, and preflight() of an older pyetcd sees the version."""
+
+    def run() -> None:
+        version = int(connection.pragma("user_version"))
+        if version == schema.version:
+            return
+        # A -wal generation of its own before and after: what walscan.py asks for.
+        checkpoint(connection, apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for sql in schema.upgrades[version - schema.version_min :]:
+                connection.execute(sql)
+            connection.pragma("user_version", schema.version)
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        checkpoint(connection, apsw.SQLITE_CHECKPOINT_TRUNCATE)
+
+    guarded(path, "upgrade", run)
 
 
 def _build(path: str, schema: Schema, rows: Sequence[Row], vfs: str | None) -> None:
