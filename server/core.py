@@ -35,7 +35,7 @@ from pyetcd.server.compactor import Compactor
 from pyetcd.server.datadir import DataDir
 from pyetcd.server.facts import Facts
 from pyetcd.server.jwt_tokens import JwtOptions, JwtTokens
-from pyetcd.server.loop import Commits, Driver
+from pyetcd.server.loop import Commits, Driver, TickListener
 from pyetcd.server.machine import TOKEN_TTL_S, StateMachine, load_conf_state
 from pyetcd.server.membership import Membership
 from pyetcd.server.passwords import COST_DEFAULT, Passwords
@@ -43,10 +43,12 @@ from pyetcd.server.peer.transport import PeerTransport
 from pyetcd.server.propose import Proposer, RequestIds
 from pyetcd.server.reads import LinearizableReads
 from pyetcd.server.replica import Machine, Replica
+from pyetcd.server.space import SpaceWatch
 from pyetcd.server.turns import Turns
 from pyetcd.server.workers import Workers
 from pyetcd.store.lease import ttl_min_s
 from pyetcd.store.members import Member as Peer
+from pyetcd.store.space import Reserve
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +129,9 @@ class Core:
         self.id = data.wal.member_id
         self.cluster_id = data.wal.cluster_id
         self.loop = loop = around.loop
+        self.space: SpaceWatch | None = None
         clock = around.clock
+        self._monotonic_s = clock.monotonic_s
         self.workers = around.workers
         datadir.settle(data, load_conf_state(data.backend))
         self.machine = StateMachine(
@@ -242,6 +246,16 @@ class Core:
         )
         self.services = Services(self, around)
 
+    def watch_space(self, reserve: Reserve) -> None:
+        """Before `start`, for a member on a disk that can be full."""
+        self.space = SpaceWatch(
+            reserve,
+            machine=self.machine,
+            proposer=self.proposer,
+            monotonic_s=self._monotonic_s,
+        )
+        self.facts.space = self.turns.space = self.space
+
     def meet(self, known_peers: Sequence[Peer]) -> None:
         """Know the peers: those of the plan, before the log tells of them, and the members."""
         for peer in known_peers:
@@ -251,7 +265,15 @@ class Core:
 
     def start(self) -> None:
         """Begin to tick."""
-        self.driver.start([self.chores, self.membership, self.guard, self.compactor])
+        listeners: list[TickListener] = [
+            self.chores,
+            self.membership,
+            self.guard,
+            self.compactor,
+        ]
+        if self.space is not None:
+            listeners.insert(0, self.space)  # before the chores commit
+        self.driver.start(listeners)
         self.chores.compact_soon()
 
     def publish(

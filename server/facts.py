@@ -10,8 +10,10 @@ from pyetcd.raft.rawnode import RawNode, Status
 from pyetcd.server.machine import StateMachine
 from pyetcd.server.membership import Membership
 from pyetcd.server.reads import LinearizableReads
+from pyetcd.server.space import SpaceWatch
 from pyetcd.server.turns import Turns
 from pyetcd.server.version import SERVER_VERSION
+from pyetcd.store.apply import adds
 
 DEFRAGMENT_PAGES = 256  # given back in one slice: 1 MiB, some milliseconds
 
@@ -20,6 +22,7 @@ class Facts:
     """Answers for the maintenance and lease services, the quota and the HTTP side."""
 
     server_version = SERVER_VERSION
+    space: SpaceWatch | None = None  # of the disk; none is looked at without it
 
     def __init__(
         self,
@@ -104,10 +107,15 @@ class Facts:
     # The quota, asked before a write is proposed
 
     def fits(self, request: InternalRaftRequest) -> bool:
+        space = self.space
+        if space is not None and space.is_full and adds(request):
+            return False
         return self._machine.applier.fits(request)
 
     def raise_nospace(self, then: Callable[[], None]) -> None:
-        self._turns.alarm_nospace(then)
+        if self.space is not None and self.space.is_full:
+            return then()  # who found that out has raised it, or is about to
+        return self._turns.alarm_nospace(then)
 
     # Versions
 

@@ -44,6 +44,8 @@ COMMIT_INTERVAL_S = 0.1  # etcd: backend-batch-interval
 COMMIT_CHANGES_MAX = 10_000  # etcd: backend-batch-limit
 # The write-ahead file of kv.db is checkpointed away beyond this size, whatever the log holds.
 WAL_BYTES_MAX = 64 << 20
+# The same when the disk is nearly full: what a compaction gives back must not stay in that file.
+TIGHT_WAL_BYTES = 1 << 20
 # To count takes 0.04 us a key; a million keys held the loop for 38 ms, at an older revision for
 # 305 ms (tests/bench/million.py).
 COUNT_INLINE_MAX = 20_000
@@ -103,6 +105,7 @@ class StateMachine:
         self.applied_index = backend.applied_index
         self.applied_term = backend.applied_term
         self.checkpoints_total = 0
+        self.is_tight = False  # the disk is nearly full (space.py)
         self.membership_changed = True  # told to the transport after the batch
         self._monotonic_s = monotonic_s
         self._snapshot_count = snapshot_count
@@ -179,7 +182,10 @@ class StateMachine:
     def checkpoint_if_due(self, wal_bytes: int) -> None:
         """`wal_bytes`: the size of kv.db's write-ahead file."""
         behind = self.applied_index - self._durable_index
-        if behind >= self._snapshot_count or wal_bytes > WAL_BYTES_MAX:
+        is_large = wal_bytes > WAL_BYTES_MAX
+        if self.is_tight:
+            is_large = self.backend.waiting_bytes > TIGHT_WAL_BYTES
+        if behind >= self._snapshot_count or is_large:
             self.checkpoint()
 
     def checkpoint(self) -> None:
@@ -192,7 +198,8 @@ class StateMachine:
 
     def _checkpointed(self, index: int | EtcdError | None) -> None:
         self._checkpointing = False
-        if isinstance(index, int) and self.backend.wal_bytes > WAL_BYTES_MAX // 2:
+        wal_bytes_max = TIGHT_WAL_BYTES if self.is_tight else WAL_BYTES_MAX // 2
+        if isinstance(index, int) and self.backend.wal_bytes > wal_bytes_max:
             # Under steady writes nothing else lets the -wal file start again at its front.
             self.commit()
             index = self.backend.rewind()

@@ -48,6 +48,7 @@ from pyetcd.server.workers import Workers
 from pyetcd.store import members
 from pyetcd.store.db import ForeignFile, StorageFailure
 from pyetcd.store.lockfile import LockFile
+from pyetcd.store.space import Reserve, make_room
 
 STOP_GRACE_S = 2.0  # for requests that are under way when the process is told to stop
 # A removed member goes on for this long (etcd: stopWithDelay). Its word that the removal is
@@ -119,6 +120,8 @@ async def _open_data(config: Config, peer_client: HttpClient) -> tuple[DataDir, 
     path = config.data_dir
     try:
         if datadir.has_member(path):
+            if make_room(config.member_dir):
+                logs.get("member").warn("the disk is full: gave up the reserve to start")
             datadir.look(path, config)
             data = datadir.reopen(path, lock=LockFile.claim(config.member_dir))
             if config.force_new_cluster:
@@ -251,6 +254,7 @@ class Member:
         self.rng = system_rng()
         self.workers = Workers(loop, self.fatal)
         self.core = core = Core(data, tuning, self)
+        core.watch_space(Reserve(config.member_dir))
         metrics = Metrics(extensive=config.metrics_extensive)
         self.serving = Serving(config, clients, peers, core=core, metrics=metrics, bug=self.bug)
         feed(metrics, core, client_listener=self.serving.client_listener)
@@ -342,6 +346,8 @@ class Member:
         self.workers.stop()
         core.machine.close()
         self._data.wal.close()
+        if core.space is not None:
+            core.space.close()
         self._data.close()
         self._log.info("stopped member", local_member_id=f"{self.id:x}")
 

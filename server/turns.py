@@ -23,6 +23,7 @@ from pyetcd.server.membership import Membership
 from pyetcd.server.peer.transport import PeerTransport
 from pyetcd.server.propose import Proposer
 from pyetcd.server.reads import LinearizableReads
+from pyetcd.server.space import SpaceWatch
 from pyetcd.server.workers import Workers
 from pyetcd.store import db, snapshot
 from pyetcd.store.apply import Applied
@@ -38,6 +39,7 @@ class Turns:
 
     driver: Driver
     chores: Chores
+    space: SpaceWatch | None = None
 
     def __init__(
         self,
@@ -83,6 +85,8 @@ class Turns:
             elif (answer := applied.answer) is not None:
                 resolve(applied.request_id, answer)
         self._reads.applied(index)
+        if self.space is not None:
+            self.space.look()
         self._machine.keep_up()
         if self._machine.membership_changed:
             self._machine.membership_changed = False

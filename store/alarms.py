@@ -45,6 +45,10 @@ class Alarms:
         found = sorted((kind, id) for id, kind in self._set if alarm in (NONE, kind))
         return [AlarmMember(memberID=id, alarm=KINDS[kind]) for kind, id in found]
 
+    def has(self, member_id: int, alarm: int) -> bool:
+        """Whether this member has set it."""
+        return (member_id, alarm) in self._set
+
     def activate(self, member_id: int, alarm: int) -> list[AlarmMember]:
         """The alarm, also when it was set already; nothing for NONE, nor for a type that nobody
         knows (at which etcd stops every member)."""

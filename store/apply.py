@@ -189,6 +189,11 @@ class Applier:
         quota_bytes = self._quota_bytes
         return quota_bytes <= 0 or self._backend.size_bytes + cost_bytes < quota_bytes
 
+    @property
+    def is_within_quota(self) -> bool:
+        """Whether a request that adds nearly nothing would fit."""
+        return self._fits(1)
+
     def fits(self, request: InternalRaftRequest) -> bool:
         """Whether the quota allows this request. What adds nothing always passes, as from etcd
         3.5.7 on: in 3.5.1 a full file refused transactions that only read or deleted."""
@@ -330,6 +335,11 @@ def rpc_member(member: Member) -> RpcMember:
         clientURLs=member.client_urls,
         isLearner=member.is_learner,
     )
+
+
+def adds(request: InternalRaftRequest) -> bool:
+    """Whether it is one that the quota, or a full disk, refuses."""
+    return _cost_bytes(request) > 0
 
 
 def _cost_bytes(request: InternalRaftRequest) -> int:

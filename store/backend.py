@@ -106,6 +106,7 @@ class Backend:
         "_checkpointer",
         "_has_failed",
         "_log_crc",
+        "_moved_frames",
         "_persisted",
         "_vfs",
         "_wal_frames",
@@ -150,6 +151,7 @@ class Backend:
         self.is_open = True
         self._has_failed = False
         self._wal_frames = 0
+        self._moved_frames = 0  # of these, by a checkpoint
         self.connection.set_wal_hook(self._count_frames)
         self._checkpointer: apsw.Connection | None = None
         # Changes in the open transaction; more than 0 from its BEGIN on.
@@ -270,7 +272,10 @@ class Backend:
     def empty_wal(self) -> None:
         """Before a close: the next start scans the -wal file frame by frame (walscan.py)."""
         assert not self.pending, "commit first"
-        db.checkpoint(self.connection, apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        try:
+            db.checkpoint(self.connection, apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        except db.DiskFull:
+            pass
 
     def _checkpoint_pass(self) -> int | None:
         connection = self._checkpointer
@@ -281,8 +286,12 @@ class Backend:
             self.path, "read", lambda: list(connection.execute(_META_GET, ("applied_index",)))
         )
         failpoints.hit("beforeCheckpoint")
-        done = db.checkpoint(connection)
+        try:
+            done = db.checkpoint(connection)
+        except db.DiskFull:
+            return None  # the pages stay in the -wal file: next time
         failpoints.hit("afterCheckpoint")
+        self._moved_frames = done.moved_frames
         if not done.complete:
             return None
         return int(rows[0][0]) if rows else 0
@@ -292,8 +301,16 @@ class Backend:
         """What of the -wal file is in use; the file itself does not shrink when it is rewound."""
         return self._wal_frames * (db.PAGE_BYTES + _FRAME_HEADER_BYTES)
 
+    @property
+    def waiting_bytes(self) -> int:
+        """What of the -wal file the next checkpoint has to move; the main file may grow by it."""
+        frames = max(self._wal_frames - self._moved_frames, 0)
+        return frames * (db.PAGE_BYTES + _FRAME_HEADER_BYTES)
+
     def _count_frames(self, _: apsw.Connection, __: str, frames: int) -> int:
         """SQLite's hook, called after each commit."""
+        if frames < self._wal_frames:  # from the front again
+            self._moved_frames = 0
         self._wal_frames = frames
         return apsw.SQLITE_OK
 

@@ -14,7 +14,9 @@ Rules.
 3. Any SQLite error on a writer is final (`StorageFailure`). Linux drops dirty pages whose fsync
    failed and reports success the next time, and SQLite believes it. And SQLITE_FULL inside a
    transaction rolls all of it back: the next statement would commit on its own. So: no retry,
-   the process ends.
+   the process ends. Two exceptions, both for a full disk (`DiskFull`): a checkpoint may be tried
+   again, for the frames stay where they are; and the log, which knows all that it has staged,
+   stages it once more (wal.py).
 4. Every page ends in a checksum that is verified whenever the page is read from the file
    (sqlite.org/cksumvfs.html; the extension comes with apsw): of 60 flipped bits SQLite alone
    noticed 2 and served 47. A wrong one is `Damaged`. It costs nothing that
@@ -64,6 +66,10 @@ class StorageFailure(Exception):
 
 class Damaged(StorageFailure):
     """The file's content is not what was written: the disk answered, with the wrong bytes."""
+
+
+class DiskFull(StorageFailure):
+    """SQLITE_FULL: the disk had no room for a write, and SQLite has rolled all of it back."""
 
 
 class ForeignFile(Exception):
@@ -264,7 +270,11 @@ def failure(
     system = f" ({errno.errorcode.get(number, number)})" if number else ""
     if code == apsw.SQLITE_IOERR_DATA:
         return Damaged(f"{path}: {doing} failed: a page is damaged (its checksum is wrong)")
-    kind = Damaged if isinstance(error, apsw.CorruptError | apsw.NotADBError) else StorageFailure
+    kind: type[StorageFailure] = StorageFailure
+    if isinstance(error, apsw.CorruptError | apsw.NotADBError):
+        kind = Damaged
+    elif isinstance(error, apsw.FullError):
+        kind = DiskFull
     return kind(f"{path}: {doing} failed: {name}{system}: {error}")
 
 

@@ -130,4 +130,5 @@ def _lock(path: str, descriptor: int) -> None:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     except OSError as error:
-        raise db.StorageFailure(f"{path}: write failed: {error.strerror}") from error
+        if error.errno != errno.ENOSPC:  # on a full disk the number stays unknown
+            raise db.StorageFailure(f"{path}: write failed: {error.strerror}") from error

@@ -14,7 +14,10 @@ read-only connection, each row checked against its crc and that of the row befor
 
 Rules.
 1. Any SQLite error is final: `StorageFailure` now and at every later call. What the failed commit
-   wrote may or may not come back after a restart, so it was neither accepted nor rejected.
+   wrote may or may not come back after a restart, so it was neither accepted nor rejected. The
+   exception is a full disk, SQLITE_FULL: a frame could not be written, so none with a commit mark
+   was, and SQLite has rolled everything back. If `on_full` made room, all statements since BEGIN
+   are repeated once. A full disk in fsync or in the -shm file has another code, and is final.
 2. Between commit() and publish() nobody calls stage(), and during commit() nobody calls stage()
    or close(). compact(), save_snapshot_meta() and all readers may be called at any time: the
    first two change memory, and the file with the next batch.
@@ -36,8 +39,8 @@ is in its way), CUT_SLICE the deletes of one commit, READ_ENTRIES_MAX one read f
 """
 
 import os
-from collections.abc import Sequence
-from typing import Final, NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NoReturn
 
 import apsw
 
@@ -159,7 +162,14 @@ class Wal:
         self._lowest_row = meta.base.index + 1
         self._base_in_file = meta.base.index
         self._wal_frames = 0
+        self._moved_frames = 0  # of these, by a checkpoint
         self._wal_frames_due = CHECKPOINT_FRAMES
+
+        # Called in either thread when the disk is full; whether another try is worth it.
+        self.on_full: Callable[[], bool] | None = None
+        self.full_total = 0
+        # What the open transaction holds: statements, and whether of many rows.
+        self._written: list[tuple[str, Sequence[Any], bool]] = []
 
     # -- raft's Storage --------------------------------------------------------------------------
 
@@ -219,6 +229,7 @@ class Wal:
             return False
         try:
             if not self._connection.in_transaction:
+                self._written.clear()
                 self._connection.execute("BEGIN IMMEDIATE")
             if ready.snapshot is not None:
                 self._stage_snapshot(ready.snapshot.meta)
@@ -244,7 +255,7 @@ class Wal:
             if not self._connection.in_transaction:
                 self._refuse("there is no transaction to commit")
             failpoints.hit("walBeforeSync")
-            self._connection.execute("COMMIT")
+            self._end_transaction()
             failpoints.hit("walAfterSync")
             if self._wal_frames >= self._wal_frames_due:
                 self._checkpoint()
@@ -310,11 +321,15 @@ class Wal:
                 self._failed = db.StorageFailure(f"{self.path} is closed")
                 if self._meta_is_stale:
                     if not self._connection.in_transaction:
+                        self._written.clear()
                         self._connection.execute("BEGIN IMMEDIATE")
                     self._stage_meta()
                 if self._connection.in_transaction:
-                    self._connection.execute("COMMIT")
-                db.checkpoint(self._connection, apsw.SQLITE_CHECKPOINT_TRUNCATE)
+                    self._end_transaction()
+                try:
+                    db.checkpoint(self._connection, apsw.SQLITE_CHECKPOINT_TRUNCATE)
+                except db.DiskFull:
+                    pass  # the next start does it
         except apsw.Error as error:
             self._fail("close", error)
         finally:
@@ -395,7 +410,7 @@ class Wal:
     def _stage_snapshot(self, meta: SnapshotMeta) -> None:
         # raft asks for this only when the log does not reach the snapshot: nothing of it stays.
         assert meta.index > self._base.index, (meta, self._base)
-        self._connection.execute("DELETE FROM log")
+        self._write("DELETE FROM log", ())
         self._lowest_row = meta.index + 1
         self._staged, self._staged_crcs = [], []
         self._staged_snapshot = meta
@@ -406,14 +421,14 @@ class Wal:
         first = entries[0].index
         if first <= self._staged_last:
             self._staged_crc = self._crc_before(first)
-            self._connection.execute("DELETE FROM log WHERE idx >= ?", (first,))
+            self._write("DELETE FROM log WHERE idx >= ?", (first,))
             if self._staged:
                 keep = max(0, first - self._staged[0].index)
                 del self._staged[keep:], self._staged_crcs[keep:]
         else:
             assert first == self._staged_last + 1, (first, self._staged_last)
         rows = logrows.encode_entries(entries, self._staged_crc)
-        self._connection.executemany(logrows.INSERT, rows)
+        self._write(logrows.INSERT, rows, many=True)
         self._staged += entries
         self._staged_crcs += [row[4] for row in rows]
         self._staged_last, self._staged_crc = rows[-1][0], rows[-1][4]
@@ -434,28 +449,76 @@ class Wal:
             snapshot = self._staged_snapshot
             base = Base(snapshot.index, snapshot.term)
         meta = Meta(self.cluster_id, self.member_id, self.hard_state, snapshot, base)
-        self._connection.execute(logrows.REPLACE_META, logrows.encode_meta(meta))
+        self._write(logrows.REPLACE_META, logrows.encode_meta(meta))
         self._base_in_file = base.index
         self._meta_is_stale = False
 
+    def _write(self, sql: str, bindings: Sequence[Any], *, many: bool = False) -> None:
+        self._written.append((sql, bindings, many))
+        try:
+            self._execute(sql, bindings, many)
+        except apsw.FullError as error:
+            self._write_again(error)
+
+    def _execute(self, sql: str, bindings: Sequence[Any], many: bool) -> None:
+        if many:
+            self._connection.executemany(sql, bindings)
+        else:
+            self._connection.execute(sql, bindings)
+
+    def _write_again(self, error: apsw.FullError) -> None:
+        """Rule 1: everything that the transaction held."""
+        is_undone = not self._connection.in_transaction
+        if not is_undone or self.on_full is None or not self.on_full():
+            raise error
+        self.full_total += 1
+        self._connection.execute("BEGIN IMMEDIATE")
+        for sql, bindings, many in self._written:
+            self._execute(sql, bindings, many)
+
     # -- in the WAL thread -----------------------------------------------------------------------
+
+    def _end_transaction(self) -> None:
+        try:
+            self._connection.execute("COMMIT")
+        except apsw.FullError as error:
+            self._write_again(error)
+            self._connection.execute("COMMIT")
+        self._written.clear()
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What of the -wal file the next checkpoint has to move; the main file may grow by it."""
+        return max(self._wal_frames - self._moved_frames, 0) * (
+            db.PAGE_BYTES + walscan.FRAME_HEADER_BYTES
+        )
 
     def _cut_slice(self) -> None:
         if self._lowest_row > self._base_in_file:
             return
         slice_end = min(self._base_in_file, self._lowest_row + CUT_SLICE - 1)
-        self._connection.execute("DELETE FROM log WHERE idx <= ?", (slice_end,))
+        self._write("DELETE FROM log WHERE idx <= ?", (slice_end,))
         self._lowest_row = slice_end + 1
 
     def _on_wal(self, _connection: apsw.Connection, _name: str, frames: int) -> int:
+        if frames < self._wal_frames:  # from the front again
+            self._moved_frames = 0
         self._wal_frames = frames
         return apsw.SQLITE_OK
 
     def _checkpoint(self) -> None:
         self._wal_frames_due = CHECKPOINT_FRAMES
-        if not db.checkpoint(self._connection).complete:
-            # A reader was in the way. Not at every commit again: each try is an fsync.
-            self._wal_frames_due = self._wal_frames + CHECKPOINT_FRAMES // 8
+        try:
+            done = db.checkpoint(self._connection)
+            self._moved_frames = done.moved_frames
+            if done.complete:
+                return
+        except db.DiskFull:
+            if self.on_full is not None:
+                self.on_full()
+        # A reader was in the way, or the disk is full. Not at every commit again: each try is an
+        # fsync.
+        self._wal_frames_due = self._wal_frames + CHECKPOINT_FRAMES // 8
 
     # -- reading the file, failing ---------------------------------------------------------------
 
