@@ -21,6 +21,8 @@ from email.utils import formatdate
 from functools import partial
 from typing import Final
 
+from pyetcd.server.logs import get
+from pyetcd.server.tls import Admission
 from pyetcd.server.wire import frames, h2
 from pyetcd.server.wire.flow import Budget
 from pyetcd.server.wire.grpc import Dispatcher
@@ -46,6 +48,7 @@ class Listener:
         limits: Limits | None = None,
         *,
         tls: ssl.SSLContext | None = None,
+        admission: Admission | None = None,
         on_bug: BugHook | None = None,
     ) -> None:
         self.limits = limits or Limits()
@@ -60,7 +63,9 @@ class Listener:
         self.sniffers: set[asyncio.Transport] = set()  # the same connections
         self.budget = Budget()
         self.stopping = False
+        self.log = get("listener")
         self._tls = tls
+        self.admission = admission
         self._on_bug = on_bug
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[object]] = set()
@@ -72,6 +77,7 @@ class Listener:
         self._idle: asyncio.Event = asyncio.Event()
         if dispatcher is not None:
             dispatcher.tasks = self
+            dispatcher.http = self.http
 
     async def start(
         self, host: str | None = None, port: int = 0, *, sock: socket.socket | None = None
@@ -287,12 +293,39 @@ class _Sniffer(asyncio.Protocol):
         if full or len(sniffing) > limits.sniffing_per_host_max or listener.stopping:
             listener.refused_total += 1
             self.transport.abort()
-            return
+            return None
         self.transport.set_write_buffer_limits(high=_WRITE_HIGH_BYTES)
         tls = transport.get_extra_info("ssl_object")
+        if tls is not None and listener.admission is not None:
+            refusal = listener.admission.refusal(tls)
+            if refusal:
+                return self._reject(refusal)
+            if listener.admission.checks_address:
+                self.transport.pause_reading()
+                listener.spawn(self._check_address(listener.admission, tls), _nothing)
+                return None
+        return self._start(tls)
+
+    def _start(self, tls: ssl.SSLObject | None) -> None:
         alpn = None if tls is None else tls.selected_alpn_protocol()
-        if alpn == "h2" and listener.dispatcher is not None:
-            self._become(_Http2(listener, self.transport, self._peer))
+        if alpn == "h2" and self.listener.dispatcher is not None:
+            self._become(_Http2(self.listener, self.transport, self._peer))
+
+    async def _check_address(self, admission: Admission, tls: ssl.SSLObject) -> None:
+        refusal = await admission.address_refusal(tls, self._host)
+        if self.transport.is_closing():
+            return
+        if refusal:
+            self._reject(refusal)
+            return
+        self.transport.resume_reading()
+        self._start(tls)
+
+    def _reject(self, reason: str) -> None:
+        listener = self.listener
+        listener.refused_total += 1
+        listener.log.warn("rejected connection", remote_addr=self._peer, error=reason)
+        self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         self._seen += data
@@ -325,6 +358,10 @@ class _Sniffer(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget()
+
+
+def _nothing() -> None:
+    return None
 
 
 def _peer_text(address: object) -> str:

@@ -96,7 +96,7 @@ class HttpResponder:
         "request",
     )
 
-    def __init__(self, connection: Output, request: HttpRequest) -> None:
+    def __init__(self, connection: Output | None, request: HttpRequest) -> None:
         self._connection: Output | None = connection
         self._ended = False
         self._silent = request.method == "HEAD"
@@ -127,7 +127,7 @@ class HttpResponder:
             return
         bodiless = status in _BODILESS
         length = [] if bodiless else [("Content-Length", str(len(body)))]
-        self._head(status, [*_pairs(headers), *length])
+        self._head(status, [*header_pairs(headers), *length])
         self._chunked = False
         if body and not self._silent and not bodiless:
             self._put(body)
@@ -138,7 +138,7 @@ class HttpResponder:
         if not self.is_open:
             return
         assert self._chunked is None
-        pairs = _pairs(headers)
+        pairs = header_pairs(headers)
         sized = any(name.lower() == "content-length" for name, _ in pairs)
         self._chunked = not sized and status not in _BODILESS and self.request.version == "1.1"
         if self._chunked:
@@ -205,5 +205,5 @@ class HttpResponder:
             self._connection.answered(self)
 
 
-def _pairs(headers: Headers) -> list[tuple[str, str]]:
+def header_pairs(headers: Headers) -> list[tuple[str, str]]:
     return list(headers.items() if isinstance(headers, Mapping) else headers)
