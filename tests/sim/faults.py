@@ -33,6 +33,13 @@ FAILING = frozenset({
 })  # fmt: skip
 
 
+# The steps of a member that takes a snapshot.
+INSTALLING = (
+    "raftBeforeSaveSnap", "raftAfterSaveSnap", "raftBeforeApplySnap", "raftAfterApplySnap",
+    "snapshotAfterKeep", "snapshotBeforeRename", "snapshotAfterRename", "applyBeforeOpenSnapshot",
+)  # fmt: skip
+
+
 def end_all(world: "World") -> None:
     """From here on nothing goes wrong any more."""
     world.say("world", "all faults end")
@@ -53,6 +60,25 @@ def end_all(world: "World") -> None:
 def kill(world: "World", rng: random.Random, member: SimulatedMember) -> None:
     if member.is_up:
         world.crash(member, power=False, why="")
+
+
+def flap(world: "World", rng: random.Random, member: SimulatedMember) -> None:
+    """It is started and ends again, some times in quick succession."""
+    times = rng.randint(3, 8)
+    apart_s = rng.choice((0.05, 0.3)) * world.shape.tick_s * world.shape.election_ticks
+    world.say(member.name, f"will end {times} times")
+
+    def end() -> None:
+        nonlocal times
+        times -= 1
+        if world.is_healed:
+            return
+        if member.is_up:
+            world.crash(member, power=rng.random() < 0.3, why="once more", down_s=0.01)
+        if times:
+            world.clock.after(apart_s * (0.5 + rng.random()), end)
+
+    end()
 
 
 def power(world: "World", rng: random.Random, member: SimulatedMember) -> None:
@@ -288,6 +314,7 @@ def until_snapshot(world: "World", rng: random.Random, member: SimulatedMember) 
     links = [pair for id in world.members for pair in ((member.id, id), (id, member.id))]
     world.say("network", f"{member.name} is alone until it needs a snapshot")
     member.gets_snapshots_twice = rng.random() < 0.5
+    ends_at = rng.choice(("", *INSTALLING))
 
     def look() -> None:
         firsts = [
@@ -299,6 +326,9 @@ def until_snapshot(world: "World", rng: random.Random, member: SimulatedMember) 
         if done or world.clock.now_s > end_s or world.is_healed:
             if not world.is_healed:
                 world.network.join(links)
+                if ends_at and member.is_up and world.failpoint is None:
+                    member.crash_with_power = rng.random() < 0.5
+                    world.arm(Failpoint(member, ends_at, 1, "panic"))
             world.say("network", f"{member.name} is back{'' if done else ', without that'}")
             return
         world.network.cut(links)
@@ -349,5 +379,6 @@ FAULTS: dict[str, Fault] = {
         wall_jump,
         delay,
         until_snapshot,
+        flap,
     )
 }

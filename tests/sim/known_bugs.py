@@ -9,7 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pyetcd.raft import core, leader, readonly
+from sim.known_bugs_raft import RAFT_BUGS
+from sim.known_bugs_store import STORE_BUGS
+
+from pyetcd.raft import leader, readonly
 from pyetcd.server import chores, propose, reads, replica
 from pyetcd.store import backend, compact, db, snapshot, wal
 from pyetcd.store import watch as watch_module
@@ -63,18 +66,6 @@ def applied_index_outside_transaction() -> list[Patch]:
         set_applied.late = late  # type: ignore[attr-defined]
 
     return [(backend.Backend, "set_applied", set_applied)]
-
-
-def commit_by_counting_old_terms() -> list[Patch]:
-    def maybe_commit(self: Any) -> bool:
-        matched = {node: peer.match for node, peer in self.progress.items()}
-        index = core.joint_commit(self.conf.voters, self.conf.outgoing, matched)
-        if index <= self.log.committed:
-            return False
-        self.log.commit_to(index)
-        return True
-
-    return [(core.Raft, "maybe_commit", maybe_commit)]
 
 
 def read_context_reused() -> list[Patch]:
@@ -299,7 +290,6 @@ BUGS: dict[str, Callable[[], list[Patch]]] = {
         vote_not_persisted,
         answers_before_fsync,
         applied_index_outside_transaction,
-        commit_by_counting_old_terms,
         read_context_reused,
         read_context_of_an_earlier_run,
         read_without_quorum,
@@ -318,6 +308,8 @@ BUGS: dict[str, Callable[[], list[Patch]]] = {
         lease_not_extended_at_promotion,
         withdrawn_and_proposed,
         proposal_retried,
+        *RAFT_BUGS,
+        *STORE_BUGS,
     )
 }
 

@@ -71,6 +71,8 @@ class World(Protocol):
 
     def fail(self, check: str, detail: str) -> None: ...
 
+    def voted(self, id: int, term: int, vote: int) -> None: ...
+
     def wrap(self, member: "SimulatedMember") -> "Any": ...
 
     def rebase(self, data: datadir.DataDir, committed: int) -> None: ...
@@ -503,6 +505,12 @@ class Transport:
                 continue  # added, and not started yet
             if message.type is self._member.ambush:
                 self._member.is_ambushed = True
+            if message.type is MsgType.VOTE or (
+                message.type is MsgType.VOTE_RESP and not message.reject
+            ):
+                own = message.type is MsgType.VOTE
+                vote = message.from_ if own else message.to
+                self._member.world.voted(self._member.id, message.term, vote)
             known = message.to in self._peers or message.to in self._remotes
             if known and not self._member.world.network.send(message):
                 self._process.loop.call_soon(

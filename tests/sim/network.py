@@ -12,6 +12,8 @@ from pyetcd.raft.codec import decode_message, encode_message
 from pyetcd.raft.types import Message, MsgType
 
 ONCE = frozenset({MsgType.PROP})
+LATE = 0.2  # of the second copies come out of any order, up to LATE_S after the first
+LATE_S = 3.0
 
 
 @dataclass
@@ -21,6 +23,7 @@ class NetworkOptions:
     reordering: float
     delay_s: tuple[float, float]
     encoded: bool  # through the codec, as in production; without it entries are shared
+    is_late: bool = False  # some second copies come when nobody thinks of them any more
 
 
 class Network:
@@ -57,13 +60,15 @@ class Network:
         copies = 1
         if message.type not in ONCE and rng.random() < options.duplication:
             copies = 2
-        for _ in range(copies):
-            self._deliver(link, message)
+        self._deliver(link, message)
+        if copies > 1:
+            late = options.is_late and rng.random() < LATE
+            self._deliver(link, message, late_s=rng.random() * LATE_S if late else 0.0)
         return True
 
-    def _deliver(self, link: tuple[int, int], message: Message) -> None:
-        at_s = self._now_s() + self.delay_s(link)
-        if self._rng.random() >= self.options.reordering:
+    def _deliver(self, link: tuple[int, int], message: Message, *, late_s: float = 0.0) -> None:
+        at_s = self._now_s() + self.delay_s(link) + late_s
+        if not late_s and self._rng.random() >= self.options.reordering:
             at_s = max(at_s, self._last_s.get(link, 0.0))
             self._last_s[link] = at_s
 

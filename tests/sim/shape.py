@@ -113,6 +113,7 @@ class Shape:
             disaster=members > 1 and not membership and rng.random() < 0.06,
             inflight_max=rng.choice((2, 16, 512)),
         )
+        shape.network.is_late = rng.random() < 0.5
         if shape.message_bytes_max == 0:
             # An entry a message: each that comes late lets all behind it be sent again.
             shape.inflight_max = min(shape.inflight_max, 16)

@@ -59,6 +59,9 @@ MIXES = {
     "EtcdPut": {"put": 40, "get": 15, "list": 15, "stale_get": 10, "stale": 10, "txn": 10},
     "EtcdDelete": {"put": 50, "delete": 50},
     "Kubernetes": {"page": 80, "get": 8, "update": 45, "remove": 5, "create": 5},
+    "Leases": {
+        "grant": 10, "renew": 40, "put_lease": 20, "put": 5, "get": 10, "revoke": 2, "delete": 3,
+    },
     "KubernetesCreateDelete": {"page": 10, "create": 60, "remove": 40},
 }  # fmt: skip
 
@@ -144,7 +147,7 @@ class Client:
         world = self.world
         op = Operation(
             self.name, name, request, world.clock.now_s, world.history.last_index,
-            world.history.model.revision, member.name,
+            world.history.model.revision, member.name, world.history.model.compacted,
         )  # fmt: skip
         self._current = op
         world.clock.after(world.shape.client_timeout_s, lambda: self._timed_out(op))

@@ -173,6 +173,9 @@ class World:
     def fail(self, check: str, detail: str) -> None:
         raise Violation(check, detail)
 
+    def voted(self, id: int, term: int, vote: int) -> None:
+        self.raft_checker.voted(id, term, vote)
+
     def hashed(self, who: str, revision: int, compacted: int, found: int) -> None:
         """A HashKV: the same for everybody and at every time."""
         first, by = self._hashes.setdefault((revision, compacted), (found, who))
@@ -505,6 +508,7 @@ class World:
                     break
                 if self.clock.now_s > deadline_s:
                     raise Violation("liveness", f"{member.name} takes no write: {op.answer}")
+                self._make_room(clients[0])
                 if self.history.model.nospace:  # filled since it was emptied
                     self._make_room(clients[0])
 

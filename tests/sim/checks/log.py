@@ -31,6 +31,7 @@ class Operation:
     floor_index: int  # the newest entry that anybody had applied
     floor_revision: int
     member: str = ""
+    floor_compacted: int = -1  # the compaction that somebody had applied
     request_id: int = 0
     ended_s: float = 0.0
     answer: Any = None  # a response, or (code, text)
@@ -165,6 +166,8 @@ class History:
         if not request.serializable and shown < op.floor_revision:
             raise Violation("reads", f"{op} is stale: revision {shown} < {op.floor_revision}")
         revision = request.revision or shown
+        if not request.serializable and 0 < request.revision < op.floor_compacted:
+            raise Violation("reads", f"{op}: {op.floor_compacted} was compacted")
         expected = model.range(request.key, request.range_end, revision)
         count = len(expected)
         if request.limit:

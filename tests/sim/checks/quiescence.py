@@ -22,6 +22,8 @@ def state_of(member: Any) -> dict[str, object]:
         "revision": keyspace.revision,
         "compacted": keyspace.compact_revision,
         "hash": hashed.hash,
+        # Also what no reader sees: the rows that a finished compaction must have taken.
+        "rows": machine.backend.query("SELECT count(*) FROM revisions")[0][0],
         "leases": {id: machine.lessor.keys(id) for id in sorted(machine.lessor.ids())},
         "members": sorted(map(str, machine.members.all())),
         "version": machine.members.version,

@@ -32,6 +32,7 @@ class RaftChecker:
         self.monitor = Monitor()
         self._views: dict[int, NodeView] = {}
         self._seen: dict[int, tuple[Any, ...]] = {}
+        self._votes: dict[int, tuple[int, int]] = {}  # the last term and vote told to others
 
     @property
     def checks_total(self) -> int:
@@ -71,8 +72,25 @@ class RaftChecker:
             prev_term, window, durable, raft.conf, start,
         )  # fmt: skip
         self._views[id] = now
+        if then is not None and then.role is now.role is Role.LEADER and then.term == now.term:
+            self._counted(then, now)
         self._check(now, {} if then is None else {id: then}, after_crash=False)
         return True
+
+    def _counted(self, then: NodeView, now: NodeView) -> None:
+        """A leader counts copies of entries of its own term only (thesis 3.6.2)."""
+        if then.start == now.start and then.commit < now.commit:
+            at = now.commit - now.first
+            term = now.log[at].term if 0 <= at < len(now.log) else now.term
+            if term != now.term:
+                raise Violation(
+                    "raft",
+                    f"leader {now.id:x} of term {now.term} counts {now.commit}, of term {term}",
+                )
+
+    def voted(self, id: int, term: int, vote: int) -> None:
+        """Others were told so: from here on it must be on the disk (thesis 3.8)."""
+        self._votes[id] = (term, vote)
 
     def _window(self, log: RaftLog, first: int) -> list[Entry]:
         """From here to the end."""
@@ -105,5 +123,12 @@ class RaftChecker:
             wal.term(first - 1), entries, last, conf, -start,
         )  # fmt: skip
         self._seen.pop(id, None)
+        term, vote = self._votes.get(id, (0, 0))
+        if state.term < term or (state.term == term and state.vote != vote):
+            raise Violation(
+                "raft",
+                f"{id:x} voted for {vote:x} in term {term},"
+                f" its disk says {state.vote:x} in term {state.term}",
+            )
         self._views[id] = ghost
         self._check(ghost, {}, after_crash=True)
