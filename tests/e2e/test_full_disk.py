@@ -2,8 +2,8 @@
 
 While it is full, reads, deletes, compactions, defragmentations and lease revokes go on and writes
 get etcd's NOSPACE; once there is space again, everything works without a restart. The file system
-is a tmpfs; where it cannot be mounted, `test_a_member_that_sees_no_space` shows the same with a
-member that is told of a full disk.
+is a tmpfs, which only root may mount; tests/server/test_space.py and tests/store/test_space.py
+show the parts of it everywhere.
 """
 
 import os
@@ -205,7 +205,7 @@ def lease(client):
 @pytest.mark.parametrize("is_killed", [False, True], ids=["running", "killed"])
 def test_one_member(machine, small_disk, mounts, wait_until, is_killed):
     if not mounts:
-        return  # see test_a_member_that_sees_no_space
+        return  # see above
     disk = small_disk("data")
     node = machine.single("pyetcd", f"--data-dir={disk.folder / 'member'}", name="a")
     client = Client(node.endpoint)
