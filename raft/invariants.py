@@ -31,10 +31,11 @@ class InvariantBroken(AssertionError):
     """A safety property of raft does not hold: always a bug of ours, or a disk that lied."""
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class NodeView:
-    """log[0] has index first; prev_term is the term of index first - 1. durable is the last
-    index that is stored. start counts restarts: a step across a restart is judged mildly."""
+    """log[0] has index first; prev_term is the term of index first - 1. durable is the last index
+    that is stored. start counts restarts: a step across a restart is judged mildly. A view is never
+    changed; it is not frozen only because so many are made."""
 
     id: int
     term: int

@@ -42,11 +42,12 @@ EVERYTHING: Final = 2**63
 class _Node:
     """What is known of one node. path[i] is the place of its log's entry i, path[0] the root."""
 
-    __slots__ = ("agrees", "path", "stored", "view")
+    __slots__ = ("agrees", "path", "rank", "stored", "view")
 
     def __init__(self) -> None:
         self.view: NodeView | None = None
         self.path: list[int] = [0]
+        self.rank = (0, 0)  # term and index of its last entry: what votes are given by
         self.agrees = 0  # up to here its log is the committed one
         self.stored = 0  # and up to here on its disk
 
@@ -96,6 +97,7 @@ class Monitor:
         if then is not None and then is not now:
             _check_step(then, now, kept)
         node.view = now
+        node.rank = (self._terms[node.path[-1]], len(node.path) - 1)
         is_leading = now.role is Role.LEADER
         if is_leading:
             leader_id = self._leader_of_term.setdefault(now.term, now.id)
@@ -213,14 +215,13 @@ class Monitor:
 
     def _check_votes(self, node: _Node, now: NodeView) -> None:
         """more_up_to_date_correct_inv, for this node as a candidate and as a voter."""
-        mine = (now.last_term, now.last)
+        mine, agrees, commit = node.rank, node.agrees, now.commit
         for other in self._nodes.values():
             view = other.view
             assert view is not None
-            theirs = (view.last_term, view.last)
-            if mine >= theirs and node.agrees < view.commit:
+            if agrees < view.commit and mine >= other.rank:
                 candidate, voter = now, view
-            elif theirs >= mine and other.agrees < now.commit:
+            elif other.agrees < commit and other.rank >= mine:
                 candidate, voter = view, now
             else:
                 continue
