@@ -71,6 +71,9 @@ class Shrinker:
             for name, value in self._candidates():
                 if time.monotonic() < self._ends_s and self._try(name, value):
                     progress = True
+        for name in list(self._settings):
+            if name not in MAIN:
+                self._try_without(name)
         return True
 
     @property
@@ -100,7 +103,7 @@ class Shrinker:
                 drawn = _get(self._shape(), name)
                 if drawn is None or drawn == value:
                     break
-                if isinstance(value, int) and name not in LARGER and drawn < value:
+                if name not in LARGER and drawn < value:
                     break
                 yield name, value
 
@@ -114,6 +117,13 @@ class Shrinker:
         print(f"  {self.command}", flush=True)
         return True
 
+    def _try_without(self, name: str) -> None:
+        """What matters little is in the command only if it must be."""
+        settings = {other: text for other, text in self._settings.items() if other != name}
+        found = self._broken(settings, [self.seed])
+        if found is not None:
+            self._settings, self.outcome = settings, found
+
     def _broken(self, settings: dict[str, str], seeds: list[int]) -> Outcome | None:
         """The first of the seeds that breaks the check, if any."""
         given = tuple(f"{name}={text}" for name, text in settings.items())
@@ -124,6 +134,7 @@ class Shrinker:
         return None
 
 
+MAIN = ("members", "chaos_s", "clients", "watchers", "faults", "membership", "disaster")
 # Fields whose dull value is a large one.
 LARGER = ("message_bytes_max", "committed_bytes_max", "snapshot_count", "tail_entries",
           "kv_wal_bytes", "pre_vote")  # fmt: skip
