@@ -110,6 +110,7 @@ class World:
     ) -> None:
         self.seed = seed
         self.rng = random.Random(seed)
+        self._folder, self._folder_text = folder, str(folder)
         self.shape = Shape.draw(self.rng)
         if prepare is not None:
             prepare(self)
@@ -145,7 +146,7 @@ class World:
         self.learners: dict[int, str] = {}
         self.removed: dict[int, None] = {}
         self._conf_index = 0
-        self._folder, self._disks = folder, disks
+        self._disks = disks
         self.members: dict[int, SimulatedMember] = {}
         names = [f"m{n}" for n in range(1, shape.members + 1)]
         urls = {name: (f"http://{name}:1",) for name in names}
@@ -165,6 +166,7 @@ class World:
         return random.Random(digest)
 
     def say(self, who: str, what: str) -> None:
+        what = what.replace(self._folder_text, "")  # another one each time
         line = f"{self.clock.now_s - 1000:9.4f} {who:<7} {what}"
         self.events.append(line)
         if self._log is not None:
@@ -271,7 +273,9 @@ class World:
         if shape.disaster:
             lose_quorum(self, rng)
         self._heal()
-        self._wait(HEALED_S, self._has_leader, "no leader after healing")
+        # Without pre-votes a member with a shorter log may hold up the others for some elections.
+        patience_s = HEALED_S if shape.pre_vote else 4 * HEALED_S
+        self._wait(patience_s, self._has_leader, "no leader after healing")
         self._wait(REPLACED_S, lambda: self.replacing is None, "a lost member is not replaced")
         self._make_room(clients[0])
         self._until(self.clock.now_s + 2.0)
