@@ -53,18 +53,12 @@ def refuse_unsupported(config: Options, changed: Sequence[Option]) -> None:
                     "TLS key/cert (--cert-file, --key-file) must be provided for client url "
                     f"{url} with HTTPS scheme"
                 )
-    listen = (
-        ("listen-client-urls", config.listen_client_urls),
-        ("listen-peer-urls", config.listen_peer_urls),
-        ("listen-metrics-urls", config.listen_metrics_urls),
-    )
-    for flag, urls in listen:
-        for url in urls:
-            if url.is_tls:
-                raise ConfigError(
-                    f"--{flag}: TLS is not supported by this version of pyetcd ({url}); "
-                    "use an http URL"
-                )
+    for url in config.listen_metrics_urls:
+        if url.is_tls:
+            raise ConfigError(
+                f"--listen-metrics-urls: TLS is not supported by this version of pyetcd ({url}); "
+                "use an http URL"
+            )
 
 
 def _check_logging(config: Options) -> None:

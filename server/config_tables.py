@@ -238,92 +238,79 @@ class Options:
     )
 
     # ---- security ----
-    cert_file: str = _client_tls.text(
-        "cert-file", "", "Certificate of the client listener.", effect=LATER
-    )
-    key_file: str = _client_tls.text("key-file", "", "Key of the client listener.", effect=LATER)
+    cert_file: str = _client_tls.text("cert-file", "", "Certificate of the client listener.")
+    key_file: str = _client_tls.text("key-file", "", "Key of the client listener.")
     trusted_ca_file: str = _client_tls.text(
-        "trusted-ca-file", "", "CA that client certificates must come from.", effect=LATER
+        "trusted-ca-file", "", "CA that client certificates must come from."
     )
     client_cert_file: str = _client_tls.text(
-        "client-cert-file", "", "Certificate this member shows to itself as a client.", effect=LATER
+        "client-cert-file", "", "Shown by etcd when it calls itself; pyetcd does not.", effect=NONE
     )
     client_key_file: str = _client_tls.text(
-        "client-key-file", "", "Key for client-cert-file.", effect=LATER
+        "client-key-file", "", "Key for client-cert-file.", effect=NONE
     )
     client_cert_auth: bool = _client_tls.boolean(
-        "client-cert-auth", "Ask clients for a certificate.", effect=LATER
+        "client-cert-auth", "Ask clients for a certificate."
     )
     auto_tls: bool = _client_tls.boolean(
-        "auto-tls", "Make a certificate for the client listener at start.", effect=LATER
+        "auto-tls", "Make a certificate for the client listener at start."
     )
     client_crl_file: str = _security.text(
-        "client-crl-file", "", "Revoked client certificates.", effect=LATER, yaml=""
+        "client-crl-file", "", "Revoked client certificates.", yaml=""
     )
     client_cert_allowed_hostname: str = _security.text(
         "client-cert-allowed-hostname",
         "",
         "Name a client certificate must carry.",
-        effect=LATER,
         yaml="",
     )
-    peer_cert_file: str = _peer_tls.text(
-        "peer-cert-file", "", "Certificate of the peer listener.", effect=LATER
-    )
-    peer_key_file: str = _peer_tls.text(
-        "peer-key-file", "", "Key of the peer listener.", effect=LATER
-    )
+    peer_cert_file: str = _peer_tls.text("peer-cert-file", "", "Certificate of the peer listener.")
+    peer_key_file: str = _peer_tls.text("peer-key-file", "", "Key of the peer listener.")
     peer_trusted_ca_file: str = _peer_tls.text(
-        "peer-trusted-ca-file", "", "CA that peer certificates must come from.", effect=LATER
+        "peer-trusted-ca-file", "", "CA that peer certificates must come from."
     )
     peer_client_cert_file: str = _peer_tls.text(
-        "peer-client-cert-file", "", "Certificate shown to other members.", effect=LATER
+        "peer-client-cert-file", "", "Certificate shown to other members."
     )
     peer_client_key_file: str = _peer_tls.text(
-        "peer-client-key-file", "", "Key for peer-client-cert-file.", effect=LATER
+        "peer-client-key-file", "", "Key for peer-client-cert-file."
     )
     peer_client_cert_auth: bool = _peer_tls.boolean(
         "peer-client-cert-auth",
         "Ask other members for a certificate.",
-        effect=LATER,
         yaml="peer-transport-security.client-cert-auth",
     )
     peer_auto_tls: bool = _peer_tls.boolean(
-        "peer-auto-tls", "Make a certificate for the peer listener at start.", effect=LATER
+        "peer-auto-tls", "Make a certificate for the peer listener at start."
     )
-    peer_crl_file: str = _security.text(
-        "peer-crl-file", "", "Revoked peer certificates.", effect=LATER, yaml=""
-    )
+    peer_crl_file: str = _security.text("peer-crl-file", "", "Revoked peer certificates.", yaml="")
     peer_cert_allowed_cn: str = _security.text(
-        "peer-cert-allowed-cn", "", "CN a peer certificate must carry.", effect=LATER, yaml=""
+        "peer-cert-allowed-cn", "", "CN a peer certificate must carry.", yaml=""
     )
     peer_cert_allowed_hostname: str = _security.text(
         "peer-cert-allowed-hostname",
         "",
         "Name a peer certificate must carry.",
-        effect=LATER,
         yaml="",
     )
     experimental_peer_skip_client_san_verification: bool = _security.boolean(
         "experimental-peer-skip-client-san-verification",
         "Do not compare a peer certificate's names with its address.",
-        effect=LATER,
         yaml="",
     )
     self_signed_cert_validity_years: int = _security.number(
         "self-signed-cert-validity",
         1,
         "Years that generated certificates are good for.",
-        effect=LATER,
     )
     cipher_suites: tuple[str, ...] = _security.strings(
-        "cipher-suites", Kind.LIST, (), "TLS cipher suites, by Go's names.", effect=LATER
+        "cipher-suites", Kind.LIST, (), "TLS cipher suites, by Go's names."
     )
     tls_min_version: str = _security.text(
-        "tls-min-version", "TLS1.2", "Oldest TLS version (since 3.5.8).", effect=LATER
+        "tls-min-version", "TLS1.2", "Oldest TLS version (since 3.5.8)."
     )
     tls_max_version: str = _security.text(
-        "tls-max-version", "", "Newest TLS version (since 3.5.8).", effect=LATER
+        "tls-max-version", "", "Newest TLS version (since 3.5.8)."
     )
     cors: tuple[str, ...] = _security.strings(
         "cors", Kind.ORIGINS, ("*",), "Origins whose pages may call; * means all."

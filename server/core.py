@@ -130,6 +130,7 @@ class Core:
         self.cluster_id = data.wal.cluster_id
         self.loop = loop = around.loop
         self.space: SpaceWatch | None = None
+        self.listeners: list[TickListener] = []  # further ones, for `start`
         clock = around.clock
         self._monotonic_s = clock.monotonic_s
         self.workers = around.workers
@@ -270,6 +271,7 @@ class Core:
             self.membership,
             self.guard,
             self.compactor,
+            *self.listeners,
         ]
         if self.space is not None:
             listeners.insert(0, self.space)  # before the chores commit

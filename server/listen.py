@@ -80,23 +80,30 @@ class Listener:
             dispatcher.http = self.http
 
     async def start(
-        self, host: str | None = None, port: int = 0, *, sock: socket.socket | None = None
+        self,
+        host: str | None = None,
+        port: int = 0,
+        *,
+        sock: socket.socket | None = None,
+        secure: bool = True,
     ) -> int:
-        """Listen on an address or a bound socket; may be called again. Returns the port."""
+        """Listen on an address or a bound socket; may be called again. Returns the port. `secure`:
+        with TLS, if there is any."""
         self.loop = asyncio.get_running_loop()
         make = partial(_Sniffer, self)
-        timeout_s = self.limits.sniff_timeout_s if self._tls else None
+        tls = self._tls if secure else None
+        timeout_s = self.limits.sniff_timeout_s if tls else None
         if sock is not None and sock.family == socket.AF_UNIX:
             server = await self.loop.create_unix_server(
-                make, sock=sock, ssl=self._tls, backlog=_BACKLOG, ssl_handshake_timeout=timeout_s
+                make, sock=sock, ssl=tls, backlog=_BACKLOG, ssl_handshake_timeout=timeout_s
             )
         elif sock is not None:
             server = await self.loop.create_server(
-                make, sock=sock, ssl=self._tls, backlog=_BACKLOG, ssl_handshake_timeout=timeout_s
+                make, sock=sock, ssl=tls, backlog=_BACKLOG, ssl_handshake_timeout=timeout_s
             )
         else:
             server = await self.loop.create_server(
-                make, host, port, ssl=self._tls, backlog=_BACKLOG, ssl_handshake_timeout=timeout_s
+                make, host, port, ssl=tls, backlog=_BACKLOG, ssl_handshake_timeout=timeout_s
             )
         self._servers.append(server)
         address = server.sockets[0].getsockname()

@@ -41,6 +41,7 @@ from pyetcd.server.peer.survey import fetch_versions
 from pyetcd.server.peer.transport import PeerTransport
 from pyetcd.server.propose import Proposer
 from pyetcd.server.replica import Machine
+from pyetcd.server.secure import MemberTls
 from pyetcd.server.serving import Serving
 from pyetcd.server.startup import Bound, StartupRefused, bind_all, notify_ready
 from pyetcd.server.version import SERVER_VERSION, pyetcd_version
@@ -211,9 +212,10 @@ class Member:
     async def open(cls, config: Config, end: Callable[[int], None]) -> "Member":
         """Bind, plan, open the data directory, build; nothing runs yet."""
         tuning = _tuning(config)
+        tls = MemberTls(config)
         clients, peers = _bind(config)
         dial_s = 1 + config.election_timeout_ms / 1000
-        peer_client = HttpClient(dial_timeout_s=dial_s)
+        peer_client = HttpClient(ssl_context=tls.to_peers, dial_timeout_s=dial_s)
         try:
             data, plan = await _open_data(config, peer_client)
         except BaseException:
@@ -222,7 +224,7 @@ class Member:
         finally:
             peer_client.close()
         try:
-            return cls(config, tuning, data, plan, clients, peers, end)
+            return cls(config, tuning, tls, data, plan, clients, peers, end)
         except LogLost as error:
             _close(clients + peers)
             data.abandon()
@@ -236,6 +238,7 @@ class Member:
         self,
         config: Config,
         tuning: Tuning,
+        tls: MemberTls,
         data: DataDir,
         plan: Plan | None,
         clients: list[Bound],
@@ -243,6 +246,7 @@ class Member:
         end: Callable[[int], None],
     ) -> None:
         self.config = config
+        self._tls = tls
         self.id = data.wal.member_id
         self.cluster_id = data.wal.cluster_id
         self._data = data
@@ -255,8 +259,11 @@ class Member:
         self.workers = Workers(loop, self.fatal)
         self.core = core = Core(data, tuning, self)
         core.watch_space(Reserve(config.member_dir))
+        core.listeners.append(tls.renewal(self.clock.monotonic_s))
         metrics = Metrics(extensive=config.metrics_extensive)
-        self.serving = Serving(config, clients, peers, core=core, metrics=metrics, bug=self.bug)
+        self.serving = Serving(
+            config, clients, peers, core=core, tls=tls, metrics=metrics, bug=self.bug
+        )
         feed(metrics, core, client_listener=self.serving.client_listener)
         self._known_peers = plan.peers if plan is not None else []
         self._publishing: asyncio.Task[None] | None = None
@@ -410,6 +417,8 @@ class Member:
             _identity(self.config, self._data),
             membership,
             installer=datadir.KeyspaceInstaller(self._data.backend.path),
+            ssl_context=self._tls.to_peers,
+            admission=self._tls.peer_admission,
             dial_timeout_s=1 + self.config.election_timeout_ms / 1000,
         )
 

@@ -19,6 +19,7 @@ from pyetcd.server.http.router import ClientPort, Router
 from pyetcd.server.listen import Listener
 from pyetcd.server.logs import get
 from pyetcd.server.metrics import Metrics
+from pyetcd.server.secure import MemberTls
 from pyetcd.server.startup import Bound
 from pyetcd.server.wire.grpc import Dispatcher, StreamHandler
 from pyetcd.server.wire.limits import Limits
@@ -42,6 +43,7 @@ class Serving:
         peers: list[Bound],
         *,
         core: Core,
+        tls: MemberTls,
         metrics: Metrics,
         bug: Callable[[BaseException], None],
     ) -> None:
@@ -65,13 +67,22 @@ class Serving:
             hosts=config.host_whitelist,
             rejected=lambda host: log.warn("rejecting request with unknown Host", host=host),
         )
-        self.client_listener = Listener(self._dispatcher(), client_port, limits, on_bug=bug)
+        self.client_listener = Listener(
+            self._dispatcher(),
+            client_port,
+            limits,
+            tls=tls.clients,
+            admission=tls.client_admission,
+            on_bug=bug,
+        )
         # etcd 3.5 answers gRPC on the peer port, too; nothing uses it and 3.6 took it away.
         self.peer_listener = Listener(
             None,
             PeerPort(
                 core.transport, core.facts, core.machine.members, core.services.lease, core.loop
             ).service(),
+            tls=tls.peers,
+            admission=tls.peer_admission,
             on_bug=bug,
         )
 
@@ -141,11 +152,11 @@ class Serving:
 
     async def start_peers(self) -> None:
         for bound in self._peers:
-            await self.peer_listener.start(sock=bound.socket)
+            await self.peer_listener.start(sock=bound.socket, secure=bound.url.is_tls)
 
     async def start_clients(self) -> None:
         for bound in self._clients:
-            await self.client_listener.start(sock=bound.socket)
+            await self.client_listener.start(sock=bound.socket, secure=bound.url.is_tls)
 
     async def stop(self, grace_s: float) -> None:
         """Clients first: what they still have under way needs the peers."""

@@ -23,6 +23,8 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from pyetcd.server.tls import Admission
+
 IDLE_PER_HOST_MAX: Final = 2
 HEADER_BYTES_MAX: Final = 64 * 1024
 BODY_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -84,6 +86,12 @@ class _Connection(asyncio.Protocol):
             return
         self._transport.write(data)
         await self._writable.wait()
+
+    @property
+    def tls(self) -> ssl.SSLObject:
+        """Of a connection that has it."""
+        assert self._transport is not None
+        return cast(ssl.SSLObject, self._transport.get_extra_info("ssl_object"))
 
     def close(self) -> None:
         if self._transport is not None and self.is_open:
@@ -195,9 +203,14 @@ class HttpClient:
     """Connections to peers. `dial_timeout_s` is etcd's: 1 s plus the election timeout."""
 
     def __init__(
-        self, *, ssl_context: ssl.SSLContext | None = None, dial_timeout_s: float = 2.0
+        self,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        admission: Admission | None = None,
+        dial_timeout_s: float = 2.0,
     ) -> None:
         self._ssl_context = ssl_context
+        self._admission = admission
         self._dial_timeout_s = dial_timeout_s
         self._idle: dict[str, list[_Connection]] = {}
         self._closed = False
@@ -344,6 +357,11 @@ class HttpClient:
             raise Unreachable(f"dial {parts.netloc}: timeout") from None
         except (OSError, ValueError) as error:
             raise Unreachable(f"dial {parts.netloc}: {error}") from error
+        if context is not None and self._admission is not None:
+            refusal = self._admission.refusal(connection.tls)
+            if refusal:
+                connection.close()
+                raise Unreachable(f"dial {parts.netloc}: {refusal}")
         return connection
 
 

@@ -29,6 +29,7 @@ from pyetcd.server.peer.peer import Peer, RaftHandler, Remote, cancel_all, surfa
 from pyetcd.server.peer.probe import Prober
 from pyetcd.server.peer.snapshot import Installer, SnapshotReceiver, SnapshotSender
 from pyetcd.server.peer.streams import HEARTBEAT_S
+from pyetcd.server.tls import Admission
 from pyetcd.store.snapshot import Copy
 
 REMOTES_MAX: Final = 64
@@ -44,11 +45,14 @@ class PeerTransport:
         *,
         installer: Installer,
         ssl_context: ssl.SSLContext | None = None,
+        admission: Admission | None = None,
         dial_timeout_s: float = 2.0,
     ) -> None:
         self.identity = identity
         self.handler = handler
-        self.client = HttpClient(ssl_context=ssl_context, dial_timeout_s=dial_timeout_s)
+        self.client = HttpClient(
+            ssl_context=ssl_context, admission=admission, dial_timeout_s=dial_timeout_s
+        )
         self._log = get("rafthttp")
         # Kept for peers that left: a counter must not fall while somebody draws it.
         self.counters: dict[int, PeerCounters] = {}

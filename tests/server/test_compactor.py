@@ -51,7 +51,8 @@ def test_nothing_is_compacted_without_a_retention() -> None:
 def test_by_age_the_first_one_waits_for_a_whole_period() -> None:
     asked = Cluster(period_s=600.0).run(3 * 600 + 1)
     assert [at_s for at_s, _ in asked] == [600.0, 1200.0, 1800.0]
-    assert [revision for _, revision in asked] == [1, 10, 20]  # a period and a tenth old, as in etcd
+    # Noted a period and a tenth ago, as in etcd.
+    assert [revision for _, revision in asked] == [1, 10, 20]
 
 
 def test_by_age_a_long_period_is_kept_and_compacted_hourly() -> None:

@@ -280,8 +280,8 @@ def test_what_cannot_be_ignored_is_refused() -> None:
             assert f"--{option.flag} is not supported by this version" in refusal(argv).text
     tls = ["--listen-client-urls=https://127.0.0.1:1", "--advertise-client-urls=https://a:1"]
     assert "TLS key/cert (--cert-file, --key-file) must be provided" in refusal(tls).text
-    tls += ["--cert-file=c", "--key-file=k"]
-    assert "TLS is not supported by this version" in refusal(tls).text
+    metrics = ["--listen-metrics-urls=https://127.0.0.1:1"]
+    assert "TLS is not supported by this version" in refusal(metrics).text
 
 
 def test_warnings_about_sizes() -> None:

@@ -1,0 +1,127 @@
+"""The TLS of one member, made of its options: who is asked for what, on which side.
+
+Peers speak HTTP/1.1 to each other, so nothing else is offered on that port.
+"""
+
+import os
+import ssl
+from collections.abc import Callable, Sequence
+
+from pyetcd.server.config import Config
+from pyetcd.server.config_values import Url
+from pyetcd.server.logs import get
+from pyetcd.server.selfcert import self_signed
+from pyetcd.server.startup import StartupRefused
+from pyetcd.server.tls import (
+    Admission,
+    Renewal,
+    TlsError,
+    TlsFiles,
+    client_context,
+    server_context,
+)
+
+
+class MemberTls:
+    """Contexts and checks. Raises StartupRefused for options or files that cannot be used."""
+
+    def __init__(self, config: Config) -> None:
+        try:
+            client_files, peer_files = _client_files(config), _peer_files(config)
+            secure_clients = any(url.is_tls for url in config.listen_client_urls)
+            secure_peers = any(url.is_tls for url in config.listen_peer_urls)
+            if secure_peers and peer_files.is_empty:
+                url = next(url for url in config.listen_peer_urls if url.is_tls)
+                raise TlsError(
+                    f"cannot listen on TLS for {url.address}: KeyFile and CertFile are not "
+                    "presented; give --peer-cert-file and --peer-key-file, or --peer-auto-tls"
+                )
+            self.clients = server_context(client_files) if secure_clients else None
+            self.peers = server_context(peer_files, alpn=("http/1.1",)) if secure_peers else None
+            self.to_peers = client_context(peer_files)
+        except TlsError as error:
+            raise StartupRefused(str(error)) from error
+        _warn_of_unused("client", client_files, config.listen_client_urls)
+        _warn_of_unused("peer", peer_files, config.listen_peer_urls)
+        self.client_admission = Admission(client_files)
+        self.peer_admission = Admission(peer_files)
+        self._client_files, self._peer_files = client_files, peer_files
+
+    def renewal(self, monotonic_s: Callable[[], float]) -> Renewal:
+        """Looks after the files of every context."""
+        contexts: list[tuple[ssl.SSLContext, str, str]] = []
+        client, peer = self._client_files, self._peer_files
+        if self.clients is not None:
+            contexts.append((self.clients, client.cert_file, client.key_file))
+        if self.peers is not None:
+            contexts.append((self.peers, peer.cert_file, peer.key_file))
+        if not peer.is_empty:
+            cert, key = peer.cert_file, peer.key_file
+            if peer.client_cert_file:
+                cert, key = peer.client_cert_file, peer.client_key_file
+            contexts.append((self.to_peers, cert, key))
+        return Renewal(monotonic_s, contexts)
+
+
+def _warn_of_unused(side: str, files: TlsFiles, urls: Sequence[Url]) -> None:
+    for url in urls:
+        if not url.is_tls and not files.is_empty:
+            get("tls").warn(
+                f"scheme is HTTP while key and cert files are present; ignoring key and cert "
+                f"files on the {side} port",
+                url=url.text,
+            )
+
+
+def _client_files(config: Config) -> TlsFiles:
+    cert, key = config.cert_file, config.key_file
+    is_self_signed = config.auto_tls and not cert and not key
+    if is_self_signed:
+        cert, key = _make(config, "client", config.listen_client_urls)
+    elif config.auto_tls:
+        get("tls").warn("ignoring client auto TLS since certs given")
+    return TlsFiles(
+        cert_file=cert,
+        key_file=key,
+        client_cert_file=config.client_cert_file,
+        client_key_file=config.client_key_file,
+        trusted_ca_file=config.trusted_ca_file,
+        crl_file=config.client_crl_file,
+        client_cert_auth=config.client_cert_auth,
+        allowed_hostname=config.client_cert_allowed_hostname,
+        is_self_signed=is_self_signed,
+        suites=config.cipher_suites,
+        version_min=config.tls_min_version,
+        version_max=config.tls_max_version,
+    )
+
+
+def _peer_files(config: Config) -> TlsFiles:
+    cert, key = config.peer_cert_file, config.peer_key_file
+    is_self_signed = config.peer_auto_tls and not cert and not key
+    if is_self_signed:
+        cert, key = _make(config, "peer", config.listen_peer_urls)
+    elif config.peer_auto_tls:
+        get("tls").warn("ignoring peer auto TLS since certs given")
+    return TlsFiles(
+        cert_file=cert,
+        key_file=key,
+        client_cert_file=config.peer_client_cert_file,
+        client_key_file=config.peer_client_key_file,
+        trusted_ca_file=config.peer_trusted_ca_file,
+        crl_file=config.peer_crl_file,
+        client_cert_auth=config.peer_client_cert_auth,
+        allowed_cn=config.peer_cert_allowed_cn,
+        allowed_hostname=config.peer_cert_allowed_hostname,
+        checks_address=not config.experimental_peer_skip_client_san_verification,
+        is_self_signed=is_self_signed,
+        suites=config.cipher_suites,
+        version_min=config.tls_min_version,
+        version_max=config.tls_max_version,
+    )
+
+
+def _make(config: Config, side: str, urls: Sequence[Url]) -> tuple[str, str]:
+    folder = os.path.join(config.data_dir, "fixtures", side)
+    years = config.self_signed_cert_validity_years
+    return self_signed(folder, [url.host for url in urls], years=years)

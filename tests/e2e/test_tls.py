@@ -1,0 +1,299 @@
+"""TLS on both ports: real etcdctl over server TLS, mutual TLS and generated certificates; peers
+that only talk to peers with a certificate of theirs; what is refused, and by whom.
+"""
+
+import datetime
+import ipaddress
+import json
+import os
+import socket
+import ssl
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+USAGES = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+NOW = datetime.datetime.now(datetime.UTC)
+
+
+class Authority:
+    """Signs certificates; each is a pair of files."""
+
+    def __init__(self, folder: Path, name: str = "ca") -> None:
+        self.folder = folder
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        certificate = (
+            self._builder(self._name, self._key.public_key())
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .sign(self._key, hashes.SHA256())
+        )
+        self.path = str(folder / f"{name}.pem")
+        Path(self.path).write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+
+    def _builder(self, subject: x509.Name, key: Any) -> x509.CertificateBuilder:
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(NOW - datetime.timedelta(hours=1))
+            .not_valid_after(NOW + datetime.timedelta(days=2))
+        )
+
+    def issue(self, name: str, *, hosts: tuple[str, ...] = ("127.0.0.1",)) -> "Pair":
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        builder = self._builder(subject, key.public_key())
+        builder = builder.add_extension(x509.ExtendedKeyUsage(USAGES), critical=False)
+        if hosts:
+            names = [x509.IPAddress(ipaddress.ip_address(h)) if h[0].isdigit() else x509.DNSName(h)
+                     for h in hosts]  # fmt: skip
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        certificate = builder.sign(self._key, hashes.SHA256())
+        pair = Pair(str(self.folder / f"{name}.pem"), str(self.folder / f"{name}.key"), certificate)
+        pair.write(certificate.public_bytes(serialization.Encoding.PEM), key)
+        return pair
+
+    def revoke(self, *pairs: "Pair") -> str:
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self._name)
+            .last_update(NOW)
+            .next_update(NOW + datetime.timedelta(days=1))
+        )
+        for pair in pairs:
+            revoked = (
+                x509.RevokedCertificateBuilder()
+                .serial_number(pair.certificate.serial_number)
+                .revocation_date(NOW)
+                .build()
+            )
+            builder = builder.add_revoked_certificate(revoked)
+        path = self.folder / "crl.pem"
+        signed = builder.sign(self._key, hashes.SHA256())
+        path.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+        return str(path)
+
+
+class Pair:
+    def __init__(self, cert: str, key: str, certificate: x509.Certificate) -> None:
+        self.cert, self.key, self.certificate = cert, key, certificate
+
+    def write(self, cert_pem: bytes, key: Any) -> None:
+        Path(self.cert).write_bytes(cert_pem)
+        key_pem = key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        Path(self.key).write_bytes(key_pem)
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Node:
+    """A pyetcd member with TLS where it is asked for; healthy once etcdctl can put."""
+
+    def __init__(self, machine: Any, name: str, *flags: str, client: str = "https",
+                 peer: str = "http", ports: tuple[int, int] | None = None,
+                 cluster: str = "") -> None:  # fmt: skip
+        self.machine = machine
+        self.client_port, self.peer_port = ports or (free_port(), free_port())
+        self.endpoint = f"{client}://127.0.0.1:{self.client_port}"
+        peer_url = f"{peer}://127.0.0.1:{self.peer_port}"
+        argv = [
+            machine.pyetcd,
+            "server",
+            f"--name={name}",
+            f"--data-dir={machine.folder / name}",
+            f"--listen-client-urls={self.endpoint}",
+            f"--advertise-client-urls={self.endpoint}",
+            f"--listen-peer-urls={peer_url}",
+            f"--initial-advertise-peer-urls={peer_url}",
+            f"--initial-cluster={cluster or f'{name}={peer_url}'}",
+            *flags,
+        ]
+        self.process = machine.process(argv, name=name, client_port=self.client_port).start()
+
+    def ctl(self, *args: str, check: bool = True) -> Any:
+        return self.machine.run(
+            self.machine.etcdctl, f"--endpoints={self.endpoint}", *args, check=check
+        )
+
+    def wait(self, *tls: str) -> "Node":
+        deadline_s = time.monotonic() + 30
+        while self.ctl(*tls, "--dial-timeout=1s", "put", "k", "v", check=False).returncode:
+            assert not self.process.has_ended() and time.monotonic() < deadline_s, self.process.log
+            time.sleep(0.1)
+        return self
+
+
+def test_server_tls_for_etcdctl_our_ctl_and_http(machine: Any, authority: Authority) -> None:
+    pair = authority.issue("server")
+    node = Node(machine, "a", f"--cert-file={pair.cert}", f"--key-file={pair.key}")
+    trusted = f"--cacert={authority.path}"
+    node.wait(trusted)
+    assert node.ctl(trusted, "get", "k").stdout == "k\nv\n"
+    ours = machine.run(machine.pyetcd, "ctl", f"--endpoints={node.endpoint}", trusted, "get", "k")
+    assert ours.stdout == "k\nv\n"
+    # Who does not trust the authority, and who speaks no TLS, gets nothing.
+    assert node.ctl("--dial-timeout=1s", "get", "k", check=False).returncode
+    plain = node.endpoint.replace("https", "http")
+    refused = machine.run(
+        machine.etcdctl, f"--endpoints={plain}", "--command-timeout=1s", "get", "k", check=False
+    )
+    assert refused.returncode
+    context = ssl.create_default_context(cafile=authority.path)
+    with urllib.request.urlopen(f"{node.endpoint}/health", context=context, timeout=5) as answer:
+        assert json.load(answer) == {"health": "true", "reason": ""}
+
+
+def test_a_certificate_is_renewed_without_a_restart(
+    machine: Any, authority: Authority, wait_until: Any
+) -> None:
+    pair = authority.issue("server")
+    node = Node(machine, "a", f"--cert-file={pair.cert}", f"--key-file={pair.key}")
+    node.wait(f"--cacert={authority.path}")
+    renewed = authority.issue("server").certificate
+
+    def shown() -> int:
+        pem = ssl.get_server_certificate(("127.0.0.1", node.client_port))
+        return x509.load_pem_x509_certificate(pem.encode()).serial_number
+
+    wait_until(lambda: shown() == renewed.serial_number, "the new certificate")
+
+
+def test_mutual_tls_names_and_revocation(machine: Any, authority: Authority) -> None:
+    server, good, bad = (authority.issue(name) for name in ("server", "good", "bad"))
+    (machine.folder / "other").mkdir()
+    stranger = Authority(machine.folder / "other", "other").issue("stranger")
+    node = Node(
+        machine,
+        "a",
+        f"--cert-file={server.cert}",
+        f"--key-file={server.key}",
+        f"--trusted-ca-file={authority.path}",
+        "--client-cert-auth",
+        f"--client-crl-file={authority.revoke(bad)}",
+    )
+    trusted = f"--cacert={authority.path}"
+
+    def files(pair: Pair) -> tuple[str, ...]:
+        return trusted, f"--cert={pair.cert}", f"--key={pair.key}"
+
+    node.wait(*files(good))
+    for refused in ((trusted,), files(stranger), files(bad)):
+        answer = node.ctl(*refused, "--dial-timeout=1s", "--command-timeout=1s", "get", "k",
+                          check=False)  # fmt: skip
+        assert answer.returncode and not answer.stdout
+    assert f"transport: certificate serial {bad.certificate.serial_number:x} revoked" in (
+        node.process.log
+    )
+    assert node.ctl(*files(good), "get", "k").stdout == "k\nv\n"
+
+
+def test_generated_certificates(machine: Any) -> None:
+    node = Node(machine, "a", "--auto-tls", "--peer-auto-tls", peer="https")
+    unverified = ("--insecure-skip-tls-verify", "--insecure-transport=false")
+    node.wait(*unverified)
+    folder = machine.folder / "a" / "fixtures"
+    for side in ("client", "peer"):
+        assert os.stat(folder / side / "key.pem").st_mode & 0o777 == 0o600
+    made = (folder / "client" / "cert.pem").read_bytes()
+    node.process.kill()
+    node.process.start()
+    node.wait(*unverified)
+    assert (folder / "client" / "cert.pem").read_bytes() == made
+
+
+def test_three_nodes_with_peer_tls(machine: Any, authority: Authority) -> None:
+    pairs = [authority.issue(f"m{i}") for i in range(3)]
+    ports = [(free_port(), free_port()) for _ in range(3)]
+    cluster = ",".join(f"m{i}=https://127.0.0.1:{peer}" for i, (_, peer) in enumerate(ports))
+    nodes = [
+        Node(
+            machine,
+            f"m{i}",
+            f"--peer-cert-file={pair.cert}",
+            f"--peer-key-file={pair.key}",
+            f"--peer-trusted-ca-file={authority.path}",
+            "--peer-client-cert-auth",
+            client="http",
+            peer="https",
+            ports=ports[i],
+            cluster=cluster,
+        )
+        for i, pair in enumerate(pairs)
+    ]
+    for node in nodes:
+        node.wait()
+    assert nodes[2].ctl("get", "k").stdout == "k\nv\n"
+    # Who has no certificate, or one of somebody else, is not let in.
+    (machine.folder / "other").mkdir()
+    stranger = Authority(machine.folder / "other", "other").issue("stranger")
+    for pair in (None, stranger):
+        context = ssl.create_default_context(cafile=authority.path)
+        if pair is not None:
+            context.load_cert_chain(pair.cert, pair.key)
+        with pytest.raises(OSError):
+            urllib.request.urlopen(
+                f"https://127.0.0.1:{ports[0][1]}/members", context=context, timeout=5
+            )
+    # One whose certificate is for another address is rejected after the handshake.
+    elsewhere = authority.issue("elsewhere", hosts=("192.0.2.1",))
+    context = ssl.create_default_context(cafile=authority.path)
+    context.load_cert_chain(elsewhere.cert, elsewhere.key)
+    with pytest.raises(OSError):
+        urllib.request.urlopen(
+            f"https://127.0.0.1:{ports[0][1]}/members", context=context, timeout=5
+        )
+    assert "certificate is valid for 192.0.2.1, not 127.0.0.1" in nodes[0].process.log
+    # One goes, perhaps the leader; the others go on, perhaps after an election.
+    nodes[0].process.kill()
+    nodes[1].wait()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--cert-file=none.pem", "--key-file=none.key"), "open none.pem: no such file"),
+        (("--cert-file={cert}", "--key-file={other}"), "not a certificate and its key"),
+        (("--cert-file={cert}", "--key-file={key}", "--trusted-ca-file={key}"),
+         "no certificate of an authority in it"),
+        (("--cert-file={cert}", "--key-file={key}", "--cipher-suites=NONE"),
+         'unexpected TLS cipher suite "NONE"'),
+        (("--cert-file={cert}", "--key-file={key}", "--tls-min-version=TLS1.1"),
+         'unexpected TLS version "TLS1.1"'),
+        (("--cert-file={cert}", "--key-file={key}", "--tls-min-version=TLS1.3",
+          "--tls-max-version=TLS1.2"), "tls min version is higher than tls max version"),
+        (("--auto-tls", "--self-signed-cert-validity=0"), "selfSignedCertValidity is invalid"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_used_is_said_in_one_line(
+    machine: Any, authority: Authority, flags: tuple[str, ...], said: str
+) -> None:
+    pair, other = authority.issue("server"), authority.issue("other")
+    names = {"cert": pair.cert, "key": pair.key, "other": other.key}
+    node = Node(machine, "a", *(flag.format(**names) for flag in flags))
+    assert node.process.wait() == 1
+    last = node.process.log.strip().splitlines()[-1]
+    assert said in last and "Traceback" not in node.process.log
+    assert not (machine.folder / "a" / "member").exists()
