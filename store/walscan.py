@@ -125,13 +125,7 @@ def scan(read_at: ReadAt, size: int) -> WalScan:
         return WalScan()
     magic, _, page_bytes, _, salt1, salt2, sum1, sum2 = struct.unpack(">8I", header)
     order = ">" if magic == _MAGIC_BIG else "<"
-    header_is_good = (
-        magic in (_MAGIC_LITTLE, _MAGIC_BIG)
-        and 512 <= page_bytes <= 65536
-        and page_bytes & (page_bytes - 1) == 0
-        and _checksum(order, header[:24], 0, 0) == (sum1, sum2)
-    )
-    if not header_is_good:
+    if not _is_header_good(header):
         # SQLite would forget the whole file. Take the generation from the frames themselves.
         page_bytes = _PAGE_BYTES_DEFAULT
         first = read_at(HEADER_BYTES, FRAME_HEADER_BYTES)
@@ -141,6 +135,17 @@ def scan(read_at: ReadAt, size: int) -> WalScan:
         found = _count_behind(read_at, size, page_bytes, (salt1, salt2), 0, 0)
         return replace(found, bad_offset=0)
     return _scan_frames(read_at, size, page_bytes, order, (salt1, salt2), (sum1, sum2))
+
+
+def _is_header_good(header: bytes) -> bool:
+    magic, _, page_bytes, _, _, _, sum1, sum2 = struct.unpack(">8I", header)
+    order = ">" if magic == _MAGIC_BIG else "<"
+    return (
+        magic in (_MAGIC_LITTLE, _MAGIC_BIG)
+        and 512 <= page_bytes <= 65536
+        and page_bytes & (page_bytes - 1) == 0
+        and _checksum(order, header[:24], 0, 0) == (sum1, sum2)
+    )
 
 
 def _scan_frames(
@@ -208,13 +213,26 @@ def _count_behind(
     )
 
 
+def has_good_header(path: str) -> bool:
+    """Whether the -wal file at `path` begins as SQLite wants it; False if it is missing or short,
+    or cannot be read: a scan then says why."""
+    try:
+        with open(path, "rb") as side:
+            header = side.read(HEADER_BYTES)
+    except OSError:
+        return False
+    return len(header) == HEADER_BYTES and _is_header_good(header)
+
+
 def is_main_ahead(path: str, *, header_only: bool = False) -> bool:
     """Whether frames that SQLite will drop were checkpointed: the main file at `path` has their
     pages. SQLite would then lay older pages over newer ones. A torn tail is never there, for a
     checkpoint fsyncs the -wal first. So this holds for NORMAL, too; but a page may be written as
     it was, so only who never does that may ask beyond a damaged header (`header_only`)."""
+    if header_only and has_good_header(path + "-wal"):
+        return False  # without a look at the frames: 200 MB of them took 0.6 s of each start
     found = scan_file(path + "-wal")
-    if not found.frames_torn or (header_only and found.bad_offset):
+    if not found.frames_torn:
         return False
     stride = FRAME_HEADER_BYTES + _PAGE_BYTES_DEFAULT
     with open(path + "-wal", "rb") as side, open(path, "rb") as main:

@@ -32,8 +32,9 @@ CASES = [(format, name) for format in FORMATS for name in NAMES]
 
 
 def facts_of(format: str, name: str) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads((DATA / format / "facts.json").read_text())
-    return facts["directories"][name]
+    facts = json.loads((DATA / format / "facts.json").read_text())
+    found: dict[str, Any] = facts["directories"][name]
+    return found
 
 
 def unpack(format: str, name: str, folder: Path) -> Path:

@@ -79,3 +79,25 @@ def test_a_main_file_that_has_what_a_damaged_wal_lost(tmp_path: Path) -> None:
         side.write_bytes(content)
         assert walscan.is_main_ahead(str(directory / "kv.db")) is is_ahead
     backend.close()
+
+
+def test_a_good_header_spares_the_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start with a large -wal file of the keyspace must not read all of it."""
+    path = tmp_path / "kv.db"
+    backend = Backend.open(str(path), create=True)
+    backend.meta_put("key", b"x")
+    backend.commit()
+    side = Path(f"{path}-wal")
+    content = bytearray(side.read_bytes())
+    assert backend.checkpoint() is not None
+    assert walscan.has_good_header(str(side))
+    scans: list[str] = []
+    scan_file = walscan.scan_file
+    monkeypatch.setattr(walscan, "scan_file", lambda path: (scans.append(path), scan_file(path))[1])
+    assert not walscan.is_main_ahead(str(path), header_only=True) and not scans
+    content[5] ^= 1
+    side.write_bytes(content)
+    assert not walscan.has_good_header(str(side))
+    assert walscan.is_main_ahead(str(path), header_only=True) and scans
+    assert not walscan.has_good_header(str(tmp_path / "missing"))
+    backend.close()
