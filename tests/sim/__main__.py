@@ -7,7 +7,6 @@ last events, the check and the seed; the exit status is then 1. The same seed gi
 import argparse
 import sys
 import time
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +15,7 @@ if __name__ == "__main__":
 
 from sim.checkers import RaftChecker
 from sim.known_bugs import BUGS
-from sim.runner import Outcome, Task, outcomes
+from sim.runner import Outcome, Task, first_found, outcomes
 from sim.settings import BadSetting
 from sim.shrink import shrink
 
@@ -106,7 +105,9 @@ def _find(seeds: range, task: Task, options: argparse.Namespace) -> int:
     that breaks without the bug, too, has found something else."""
     missed = 0
     for name in BUGS if options.bug == "all" else [options.bug]:
-        found, tried = first_found(seeds, name, task, options)
+        found, tried = first_found(
+            seeds, replace(task, bug=name), jobs=options.jobs, seconds=options.seconds
+        )
         if found is not None:
             text = found.broken.split("\n")[0]
             print(f"{name}: seed {found.seed}, {text[:150]}", flush=True)
@@ -114,28 +115,6 @@ def _find(seeds: range, task: Task, options: argparse.Namespace) -> int:
             missed += 1
             print(f"{name}: NOT FOUND in {tried} seeds from {seeds[0]} on", flush=True)
     return 1 if missed else 0
-
-
-def first_found(
-    seeds: range, bug: str, task: Task, options: argparse.Namespace
-) -> tuple[Outcome | None, int]:
-    """The first seed that breaks with the bug and not without it, and how many were tried."""
-    tried = 0
-    while seeds:
-        outcome = None
-        with_bug = replace(task, bug=bug)
-        with closing(outcomes(seeds, with_bug, jobs=options.jobs, seconds=options.seconds)) as runs:
-            for outcome in runs:
-                tried += 1
-                if outcome.broken:
-                    break
-        if outcome is None or not outcome.broken:
-            return None, tried
-        without = range(outcome.seed, outcome.seed + 1)
-        if not any(run.broken for run in outcomes(without, replace(task, bug=None), jobs=1)):
-            return outcome, tried
-        seeds = range(outcome.seed + 1, seeds.stop)
-    return None, tried
 
 
 if __name__ == "__main__":

@@ -79,8 +79,12 @@ def second_vote_in_a_term() -> list[Patch]:
     real = follower.answer_vote
 
     def answer_vote(raft: Any, message: Message) -> None:
-        raft.vote = raft.leader = 0
+        before, leads = (raft.vote, raft.leader), raft.leader == raft.id
+        if message.type is MsgType.VOTE and not leads:
+            raft.vote = raft.leader = 0
         real(raft, message)
+        if raft.vote == 0:
+            raft.vote, raft.leader = before
 
     return [(step, "answer_vote", answer_vote)]
 

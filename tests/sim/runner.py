@@ -14,9 +14,9 @@ import shutil
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -122,7 +122,7 @@ class Runner:
 
 def outcomes(
     seeds: Sequence[int], task: Task, *, jobs: int, seconds: float = 0.0
-) -> Iterator[Outcome]:
+) -> Generator[Outcome]:
     """In the order of the seeds; no seed is begun after so many seconds, if any."""
     ends_s = time.monotonic() + seconds if seconds else float("inf")
     if jobs > 1:
@@ -217,3 +217,25 @@ def _work(pipe: Connection, task: Task) -> None:
             except EOFError:
                 return
             pipe.send(runner.run(seed))
+
+
+def first_found(
+    seeds: range, task: Task, *, jobs: int, seconds: float = 0.0
+) -> tuple[Outcome | None, int]:
+    """The first seed that breaks with the task's bug and not without it, and how many were tried.
+    `seconds` is for each stretch between two that break either way."""
+    tried = 0
+    while seeds:
+        outcome = None
+        with closing(outcomes(seeds, task, jobs=jobs, seconds=seconds)) as runs:
+            for outcome in runs:
+                tried += 1
+                if outcome.broken:
+                    break
+        if outcome is None or not outcome.broken:
+            return None, tried
+        without = range(outcome.seed, outcome.seed + 1)
+        if not any(run.broken for run in outcomes(without, replace(task, bug=None), jobs=1)):
+            return outcome, tried
+        seeds = range(outcome.seed + 1, seeds.stop)
+    return None, tried
