@@ -278,7 +278,7 @@ def main() -> int:
     if unknown := [name for name in wanted if name not in table]:
         parser.error(f"no such case: {', '.join(unknown)}")
     tester = Tester(folder, arguments)
-    print("| case | what is done | healed in |\n|---|---|---|", flush=True)
+    print("| case | what is done | answered meanwhile | healed in |\n|---|---|---|---|", flush=True)
     try:
         bad = [name for name in wanted if not tester.run(table[name])]
         done, failed = tester.stress.counts()

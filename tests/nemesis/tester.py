@@ -97,7 +97,7 @@ class Tester:
 
     def run(self, case: Case) -> bool:
         """Whether nothing was wrong."""
-        self.heals_s, known = [], len(self.faults)
+        self.heals_s, known, meanwhile = [], len(self.faults), ""
         self.stress.start()
         time.sleep(0.5)
         numbers = self.choose(case.target)
@@ -105,7 +105,9 @@ class Tester:
             self.stress.pause()
         for step in case.fault(self, numbers):
             if step == "hold":
+                before = self.answered()
                 self.hold(case, numbers)
+                meanwhile = str(self.answered() - before)
             else:
                 self.heal(step)
                 self.faults += check_hash(self.nodes)
@@ -114,7 +116,7 @@ class Tester:
         self.check()
         faults = self.faults[known:]
         print(
-            f"| {case.name} | {case.what} | {spread(self.heals_s)} |"
+            f"| {case.name} | {case.what} | {meanwhile} | {spread(self.heals_s)} |"
             + (f" {faults}" if faults else ""),
             flush=True,
         )
@@ -127,6 +129,10 @@ class Tester:
             return
         until = self.index(self.others(numbers)) + 2 * SNAPSHOT_COUNT + CATCHUP
         self.wait_for(lambda: self.index(self.others(numbers)) > until, "the logs to be cut")
+
+    def answered(self) -> int:
+        """Calls of the load."""
+        return sum(self.stress.counts()[0].values())
 
     def index(self, numbers: list[int]) -> int:
         found = [self.nodes[i].status() for i in numbers]
@@ -174,7 +180,7 @@ class Tester:
         try:
             status = self.nodes[0].api.status(rpc.StatusRequest(), timeout=5)
             at = max(1, status.header.revision - KEPT_REVISIONS)
-            self.nodes[0].api.compact(rpc.CompactionRequest(revision=at, physical=True), timeout=9)
+            self.nodes[0].api.compact(rpc.CompactionRequest(revision=at, physical=True), timeout=60)
         except grpc.RpcError as error:
             if error.code() is not grpc.StatusCode.OUT_OF_RANGE:  # compacted by the case itself
                 faults.append(f"compaction: {error.details()}")
@@ -231,6 +237,7 @@ class Tester:
 
     def revive(self, numbers: list[int]) -> None:
         self.arm(numbers, "")
+        self.started_s = time.monotonic()
         for number in self.dead():
             self.nodes[number].start()
 
