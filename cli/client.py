@@ -68,6 +68,28 @@ HASH_KV = Rpc("/etcdserverpb.Maintenance/HashKV", rpc.HashKVResponse, True)
 DEFRAGMENT = Rpc("/etcdserverpb.Maintenance/Defragment", rpc.DefragmentResponse)
 MOVE_LEADER = Rpc("/etcdserverpb.Maintenance/MoveLeader", rpc.MoveLeaderResponse, True)
 AUTHENTICATE = Rpc("/etcdserverpb.Auth/Authenticate", rpc.AuthenticateResponse)
+AUTH_ENABLE = Rpc("/etcdserverpb.Auth/AuthEnable", rpc.AuthEnableResponse)
+AUTH_DISABLE = Rpc("/etcdserverpb.Auth/AuthDisable", rpc.AuthDisableResponse)
+AUTH_STATUS = Rpc("/etcdserverpb.Auth/AuthStatus", rpc.AuthStatusResponse)
+USER_ADD = Rpc("/etcdserverpb.Auth/UserAdd", rpc.AuthUserAddResponse)
+USER_DELETE = Rpc("/etcdserverpb.Auth/UserDelete", rpc.AuthUserDeleteResponse)
+USER_GET = Rpc("/etcdserverpb.Auth/UserGet", rpc.AuthUserGetResponse, True)
+USER_LIST = Rpc("/etcdserverpb.Auth/UserList", rpc.AuthUserListResponse, True)
+USER_CHANGE_PASSWORD = Rpc(
+    "/etcdserverpb.Auth/UserChangePassword", rpc.AuthUserChangePasswordResponse
+)
+USER_GRANT_ROLE = Rpc("/etcdserverpb.Auth/UserGrantRole", rpc.AuthUserGrantRoleResponse)
+USER_REVOKE_ROLE = Rpc("/etcdserverpb.Auth/UserRevokeRole", rpc.AuthUserRevokeRoleResponse)
+ROLE_ADD = Rpc("/etcdserverpb.Auth/RoleAdd", rpc.AuthRoleAddResponse)
+ROLE_DELETE = Rpc("/etcdserverpb.Auth/RoleDelete", rpc.AuthRoleDeleteResponse)
+ROLE_GET = Rpc("/etcdserverpb.Auth/RoleGet", rpc.AuthRoleGetResponse, True)
+ROLE_LIST = Rpc("/etcdserverpb.Auth/RoleList", rpc.AuthRoleListResponse, True)
+ROLE_GRANT_PERMISSION = Rpc(
+    "/etcdserverpb.Auth/RoleGrantPermission", rpc.AuthRoleGrantPermissionResponse
+)
+ROLE_REVOKE_PERMISSION = Rpc(
+    "/etcdserverpb.Auth/RoleRevokePermission", rpc.AuthRoleRevokePermissionResponse
+)
 
 
 class ClientError(Exception):

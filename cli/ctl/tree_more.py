@@ -38,9 +38,9 @@ _AUTH = Command(
     "auth <enable or disable>",
     "Enable or disable authentication",
     children=(
-        Command("enable", "Enables authentication", LATER),
-        Command("disable", "Disables authentication", LATER),
-        Command("status", "Returns authentication status", LATER),
+        Command("enable", "Enables authentication", "pyetcd.cli.ctl.auth:enable"),
+        Command("disable", "Disables authentication", "pyetcd.cli.ctl.auth:disable"),
+        Command("status", "Returns authentication status", "pyetcd.cli.ctl.auth:status"),
     ),
 )
 
@@ -51,7 +51,7 @@ _USER = Command(
         Command(
             "add <user name or user:password> [options]",
             "Adds a new user",
-            LATER,
+            "pyetcd.cli.ctl.auth:user_add",
             (
                 boolean(
                     "interactive",
@@ -62,18 +62,18 @@ _USER = Command(
                 boolean("no-password", "Create a user without password (CN based auth only)"),
             ),
         ),
-        Command("delete <user name>", "Deletes a user", LATER),
+        Command("delete <user name>", "Deletes a user", "pyetcd.cli.ctl.auth:user_delete"),
         Command(
             "get <user name> [options]",
             "Gets detailed information of a user",
-            LATER,
+            "pyetcd.cli.ctl.auth:user_get",
             (boolean("detail", "Show permissions of roles granted to the user"),),
         ),
-        Command("list", "Lists all users", LATER),
+        Command("list", "Lists all users", "pyetcd.cli.ctl.auth:user_list"),
         Command(
             "passwd <user name> [options]",
             "Changes password of user",
-            LATER,
+            "pyetcd.cli.ctl.auth:user_passwd",
             (
                 boolean(
                     "interactive",
@@ -82,8 +82,16 @@ _USER = Command(
                 ),
             ),
         ),
-        Command("grant-role <user name> <role name>", "Grants a role to a user", LATER),
-        Command("revoke-role <user name> <role name>", "Revokes a role from a user", LATER),
+        Command(
+            "grant-role <user name> <role name>",
+            "Grants a role to a user",
+            "pyetcd.cli.ctl.auth:user_grant_role",
+        ),
+        Command(
+            "revoke-role <user name> <role name>",
+            "Revokes a role from a user",
+            "pyetcd.cli.ctl.auth:user_revoke_role",
+        ),
     ),
 )
 
@@ -91,20 +99,22 @@ _ROLE = Command(
     "role <subcommand>",
     "Role related commands",
     children=(
-        Command("add <role name>", "Adds a new role", LATER),
-        Command("delete <role name>", "Deletes a role", LATER),
-        Command("get <role name>", "Gets detailed information of a role", LATER),
-        Command("list", "Lists all roles", LATER),
+        Command("add <role name>", "Adds a new role", "pyetcd.cli.ctl.auth:role_add"),
+        Command("delete <role name>", "Deletes a role", "pyetcd.cli.ctl.auth:role_delete"),
+        Command(
+            "get <role name>", "Gets detailed information of a role", "pyetcd.cli.ctl.auth:role_get"
+        ),
+        Command("list", "Lists all roles", "pyetcd.cli.ctl.auth:role_list"),
         Command(
             "grant-permission [options] <role name> <permission type> <key> [endkey]",
             "Grants a key to a role",
-            LATER,
+            "pyetcd.cli.ctl.auth:role_grant_permission",
             _permission_flags("grant"),
         ),
         Command(
             "revoke-permission <role name> <key> [endkey]",
             "Revokes a key from a role",
-            LATER,
+            "pyetcd.cli.ctl.auth:role_revoke_permission",
             _permission_flags("revoke"),
         ),
     ),

@@ -27,6 +27,24 @@ class About(Generic[M]):
 
 
 @dataclass(frozen=True, slots=True)
+class Named(Generic[M]):
+    """An answer about users and roles that only the request named."""
+
+    names: tuple[str, ...]
+    message: M
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """A permission that a role lost; `key` as it was typed."""
+
+    role: str
+    key: bytes
+    range_end: bytes
+    message: rpc.AuthRoleRevokePermissionResponse
+
+
+@dataclass(frozen=True, slots=True)
 class TimeToLive:
     """`keys`: whether the keys were asked for."""
 

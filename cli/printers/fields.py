@@ -1,10 +1,12 @@
 """`"Name" : value`, one field a line."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from pyetcd.cli.gotext import quote
-from pyetcd.cli.printers.base import About, At, Display, Health, TimeToLive
+from pyetcd.cli.printers.base import About, At, Display, Health, Named, Revoked, TimeToLive
 from pyetcd.cli.terminal import Exit
+from pyetcd.proto import auth_pb2 as auth
 from pyetcd.proto import kv_pb2 as kv
 from pyetcd.proto import rpc_pb2 as rpc
 
@@ -166,6 +168,24 @@ def _alarm(display: Display, answer: rpc.AlarmResponse) -> None:
         display.terminal.print("")
 
 
+def _named(display: Display, named: Named[Any] | Revoked) -> None:
+    _header(display, named.message.header)
+
+
+def _role_get(display: Display, named: Named[rpc.AuthRoleGetResponse]) -> None:
+    _header(display, named.message.header)
+    for permission in named.message.perm:
+        _line(display, "PermType", " " + auth.Permission.Type.Name(permission.permType))
+        _line(display, "Key", quote(permission.key))
+        _line(display, "RangeEnd", quote(permission.range_end))
+
+
+def _role_list(display: Display, answer: rpc.AuthRoleListResponse) -> None:
+    _header(display, answer.header)
+    roles = "".join(f" {quote(role.encode())}" for role in answer.roles)
+    display.terminal.print(f'"Roles" :{roles}')
+
+
 PRINTERS = {
     "put": _put,
     "get": _get,
@@ -182,4 +202,15 @@ PRINTERS = {
     "status": _status,
     "hash_kv": _hash_kv,
     "alarm": _alarm,
+    "user_add": _named,
+    "user_delete": _named,
+    "user_passwd": _named,
+    "user_grant_role": _named,
+    "user_revoke_role": _named,
+    "role_add": _named,
+    "role_delete": _named,
+    "role_get": _role_get,
+    "role_list": _role_list,
+    "role_grant_permission": _named,
+    "role_revoke_permission": _named,
 }

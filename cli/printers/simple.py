@@ -1,19 +1,24 @@
 """The default format: short lines for a person or a shell script."""
 
 from collections.abc import Callable
+from typing import Any
 
 from pyetcd.cli.printers.base import (
     About,
     At,
     Display,
     Health,
+    Named,
+    Revoked,
     TimeToLive,
     hash_rows,
     member_rows,
     status_rows,
 )
+from pyetcd.proto import auth_pb2 as auth
 from pyetcd.proto import kv_pb2 as kv
 from pyetcd.proto import rpc_pb2 as rpc
+from pyetcd.proto.keys import FROM_KEY, prefix_end
 
 
 def _pair(display: Display, pair: kv.KeyValue) -> None:
@@ -153,6 +158,59 @@ def _member_printer(
     return lambda display, about: display.terminal.print(_member(verb, about))
 
 
+def _said(text: str) -> Callable[[Display, Named[Any]], None]:
+    return lambda display, named: display.terminal.print(text.format(*named.names))
+
+
+def _auth_status(display: Display, answer: rpc.AuthStatusResponse) -> None:
+    display.terminal.print(f"Authentication Status: {str(answer.enabled).lower()}")
+    display.terminal.print(f"AuthRevision: {answer.authRevision}")
+
+
+def _user_get(display: Display, named: Named[rpc.AuthUserGetResponse]) -> None:
+    display.terminal.print(f"User: {named.names[0]}")
+    display.terminal.print("Roles:" + "".join(f" {role}" for role in named.message.roles))
+
+
+def _user_list(display: Display, answer: rpc.AuthUserListResponse) -> None:
+    for user in answer.users:
+        display.terminal.print(user)
+
+
+def _role_list(display: Display, answer: rpc.AuthRoleListResponse) -> None:
+    for role in answer.roles:
+        display.terminal.print(role)
+
+
+def _role_get(display: Display, named: Named[rpc.AuthRoleGetResponse]) -> None:
+    display.terminal.print(f"Role {named.names[0]}")
+    both = auth.Permission.READWRITE
+    for title, kind in (("Read", auth.Permission.READ), ("Write", auth.Permission.WRITE)):
+        display.terminal.print(f"KV {title}:")
+        for permission in named.message.perm:
+            if permission.permType in (kind, both):
+                display.terminal.print(b"\t" + _permission(permission))
+
+
+def _permission(permission: auth.Permission) -> bytes:
+    key, end = permission.key, permission.range_end
+    if not end:
+        return key
+    line = b"[%s, <open ended>" % key if end == FROM_KEY else b"[%s, %s)" % (key, end)
+    return line + b" (prefix %s)" % key if prefix_end(key) == end else line
+
+
+def _role_revoke_permission(display: Display, revoked: Revoked) -> None:
+    key, end, role = revoked.key, revoked.range_end, revoked.role.encode()
+    if not end:
+        line = b"Permission of key %s" % key
+    elif end == FROM_KEY:
+        line = b"Permission of range [%s, <open ended>" % key
+    else:
+        line = b"Permission of range [%s, %s)" % (key, end)
+    display.terminal.print(b"%s is revoked from role %s" % (line, role))
+
+
 PRINTERS = {
     "put": _put,
     "get": _get,
@@ -174,4 +232,18 @@ PRINTERS = {
     "hash_kv": _hash_kv,
     "alarm": _alarm,
     "move_leader": _move_leader,
+    "auth_status": _auth_status,
+    "user_add": _said("User {} created"),
+    "user_delete": _said("User {} deleted"),
+    "user_get": _user_get,
+    "user_list": _user_list,
+    "user_passwd": _said("Password updated"),
+    "user_grant_role": _said("Role {} is granted to user {}"),
+    "user_revoke_role": _said("Role {} is revoked from user {}"),
+    "role_add": _said("Role {} created"),
+    "role_delete": _said("Role {} deleted"),
+    "role_get": _role_get,
+    "role_list": _role_list,
+    "role_grant_permission": _said("Role {} updated"),
+    "role_revoke_permission": _role_revoke_permission,
 }

@@ -5,6 +5,8 @@ Historic bugs of etcd are named by their row in docs/regressions.md.
 
 import concurrent.futures
 import re
+import shlex
+import subprocess
 import time
 
 import grpc
@@ -12,6 +14,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from pyetcd.cli.ctl.run import run as ctl
 from pyetcd.proto import rpc_pb2 as rpc
 from pyetcd.proto.auth_pb2 import Permission
 from pyetcd.proto.services import METHODS
@@ -268,27 +271,55 @@ def test_tokens_that_cannot_be_made_stop_the_start(machine, text):
     assert not (machine.folder / "d").exists()
 
 
-# One line is one command of etcdctl; the same against both.
+# One line is one command of etcdctl. "<<" starts stdin, in which "|" stands for a line's end; {f}
+# is each format in turn.
 COMMANDS = """
 user add root:rpw
-user add ann:apw
+user add ann:apw -w json
 user add bob --no-password
 user add ann:x
+user add
+user add :x
+user add cy << one|one|
+user add dee << one|two|
+user add eve << |
+user add fay --interactive=false << two words|
+user add gus --new-user-password=secret -w fields
 role add r
 role add r
+role add r2 -w fields
 role grant-permission r readwrite a --prefix
-role grant-permission r read "k" "m"
+role grant-permission r READ "k" "m" -w json
 role grant-permission r write z --from-key
+role grant-permission r nonsense z
+role grant-permission r read a b --prefix
+role grant-permission r read a b --from-key
+role grant-permission r read a --from-key --prefix
+role grant-permission r read "" --from-key --prefix
+role grant-permission r
 role grant-permission none read x
-role get r
-role list
+role grant-permission r2 readwrite "" --prefix
+role get r -w {f}
+role get r2
+role get none
+role list -w {f}
+role revoke-permission r2 ""
+role revoke-permission r2 "" --from-key
+role revoke-permission r k m
+role revoke-permission r z --from-key
+role revoke-permission r
 user grant-role ann r
 user grant-role ann none
-user grant-role root root
-user get ann
+user grant-role ann
+user get ann -w {f}
+user get ann --detail -w fields
 user get ann --detail
+user get none
+user list -w table
 user list
-auth status
+user list x
+auth status -w {f}
+auth enable x
 auth enable
 auth status --user root:rpw
 auth enable --user root:rpw
@@ -299,20 +330,23 @@ put a1 v --user ann:wrong
 put a1 v --user bob:x
 put a1 v --user nobody:x
 put a1 v --user ann --password apw
+put a1 v --user ann << apw|
 get a --prefix --user ann:apw
 get "" --prefix --user ann:apw
 get k --user ann:apw
 put k v --user ann:apw
+user get ann --user ann:apw
+user get root --user ann:apw
+user get ann --detail --user ann:apw
+role get r --user ann:apw
+role get root --user ann:apw
+user list --user ann:apw
+role grant-permission r write z --from-key --user root:rpw
 put z9 v --user ann:apw
 get z9 --user ann:apw
 del z9 --user ann:apw
 del z9 --prev-kv --user ann:apw
 put z9 v --prev-kv --user ann:apw
-user get ann --user ann:apw
-user get root --user ann:apw
-role get r --user ann:apw
-role get root --user ann:apw
-user list --user ann:apw
 user passwd ann --user ann:apw --interactive=false << new
 user passwd ann --user root:rpw --interactive=false << new
 put a1 v2 --user ann:apw
@@ -321,11 +355,12 @@ role revoke-permission r a --prefix --user root:rpw
 role revoke-permission r a --prefix --user root:rpw
 put a1 v3 --user ann:new
 user revoke-role ann r --user root:rpw
-user revoke-role ann r --user root:rpw
+user revoke-role ann r --user root:rpw -w fields
 user revoke-role root root --user root:rpw
 user delete root --user root:rpw
 role delete root --user root:rpw
 role delete r --user root:rpw
+role delete r2 --user root:rpw -w table
 user delete bob --user root:rpw
 user delete bob --user root:rpw
 lease list --user root:rpw
@@ -338,34 +373,53 @@ auth disable
 get a1
 user list
 """
+FORMATS = ("simple", "json", "fields", "table", "protobuf")
 
 
-def test_the_same_command_lines_of_etcdctl(machine):
-    endpoints = {each: machine.single(each, CHEAP).endpoint for each in ("etcd", "pyetcd")}
-    different = []
+def lines():
     for line in filter(None, COMMANDS.splitlines()):
-        command, _, stdin = line.partition(" << ")
-        argv = [word.strip('"') for word in re.findall(r'"[^"]*"|\S+', command)]
-        said = []
-        for endpoint in endpoints.values():
-            done = machine.run(
-                machine.etcdctl,
-                f"--endpoints={endpoint}",
-                *argv,
-                stdin=f"{stdin}\n" if stdin else "",
-                check=False,
-                ETCDCTL_API="3",
-            )
-            errors = [each for each in done.stderr.splitlines() if not each.startswith("{")]
-            port = endpoint.rpartition(":")[2]
-            texts = [
-                re.sub(r"[0-9a-f]{15,16}|http://[^ ,]*|(pyetcd|etcd)-\d+", "X", each)
-                for each in (*done.stdout.splitlines(), *errors)
-            ]
-            said.append(([each.replace(port, "PORT") for each in texts], done.returncode))
-        if said[0] != said[1]:
-            different.append((line, said))
-    assert not different, different
+        yield from ([line.replace("{f}", f) for f in FORMATS] if "{f}" in line else [line])
+
+
+def shown(out, err, code, process):
+    """What a command said, without ids, log lines and what stty says where there is no terminal."""
+    text = out.decode(errors="backslashreplace")
+    noise = ("{", "stty: ")
+    told = [line for line in err.decode().splitlines() if not line.startswith(noise)]
+    port = process.endpoint.rpartition(":")[2]
+    for pattern, instead in (
+        (r'"(cluster_id|member_id|raft_term)":\d+', r'"\1":N'),
+        (r'"(ClusterID|MemberID|RaftTerm)" : \d+', r'"\1" : N'),
+        (r"\b[0-9a-f]{15,16}\b|http://[^ ,]*|(pyetcd|etcd)-\d+", "X"),
+        (port, "PORT"),
+    ):
+        text = re.sub(pattern, instead, text)
+        told = [re.sub(pattern, instead, line) for line in told]
+    return text, told, code
+
+
+def test_the_same_command_lines_of_etcdctl_and_ctl(machine):
+    """Real etcd asked by etcdctl, pyetcd asked by etcdctl, pyetcd asked by `pyetcd ctl`."""
+    judge, ours, other = (machine.single(each, CHEAP) for each in ("etcd", "pyetcd", "pyetcd"))
+    different = []
+
+    def etcdctl(process, argv, stdin):
+        program = [machine.etcdctl, f"--endpoints={process.endpoint}", *argv]
+        done = subprocess.run(program, input=stdin, capture_output=True, timeout=30)
+        return shown(done.stdout, done.stderr, done.returncode, process)
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for line in lines():
+            command, _, typed = line.partition(" << ")
+            argv, stdin = shlex.split(command), typed.replace("|", "\n").encode()
+            said = [pool.submit(etcdctl, each, argv, stdin) for each in (judge, ours)]
+            mine = ctl([f"--endpoints={other.endpoint}", *argv], {}, stdin)
+            texts = [*(each.result() for each in said), shown(*mine, other)]
+            if "protobuf" in argv and texts[0][2] == 0:  # its header has the ids
+                texts = [("", *each[1:]) for each in texts]
+            if not texts[0] == texts[1] == texts[2]:
+                different.append((line, texts))
+    assert not different, "\n".join(map(str, different))
 
 
 def mixed(machine, free_ports):
