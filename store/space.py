@@ -30,6 +30,8 @@ import sys
 from collections.abc import Callable
 from typing import Final, cast
 
+from pyetcd.store.db import StorageFailure
+
 NAME: Final = "reserve"
 
 # All sizes are multiples of one: as small a part of a small disk. The reserve holds what the
@@ -44,6 +46,9 @@ LOG_WAL_UNITS: Final = 1
 MAIN_UNITS: Final = 1
 KEYSPACE_FULL_UNITS: Final = 3
 LOG_FULL_UNITS: Final = 2
+
+# Side files, the first commits of log and keyspace, and the entries that a new leader writes.
+START_BYTES: Final = 2 << 20
 
 BLOCK_BYTES: Final = 512  # of st_blocks, whatever the file system has
 _KEEP_SIZE: Final = 1  # linux/falloc.h: FALLOC_FL_KEEP_SIZE
@@ -144,15 +149,25 @@ class Reserve:
 
 
 def make_room(folder: str) -> bool:
-    """Before a start: on a full disk, give up the reserve that a killed process has left."""
+    """Before a start: on a full disk, give up the reserve that a killed process has left; whether
+    that was done. StorageFailure without room for a first commit."""
+    was_held = False
     try:
         reserve = Reserve(folder)
-        if not reserve.is_held or reserve.free_bytes() >= reserve.unit_bytes:
-            return False
-        reserve.remove()
+        if reserve.is_held and reserve.free_bytes() < reserve.unit_bytes:
+            reserve.remove()
+            was_held = True
+        # What the -wal files have: they are cut at the start, or overwritten.
+        side_files = [os.path.join(folder, name) for name in ("wal.db-wal", "kv.db-wal")]
+        has_bytes = reserve.free_bytes() + sum(
+            os.stat(path).st_blocks * BLOCK_BYTES for path in side_files if os.path.exists(path)
+        )
     except OSError:
         return False  # what is wrong with the folder is said by those who open it
-    return True
+    if has_bytes < START_BYTES:
+        needed = f"the start needs {START_BYTES >> 20} MiB"
+        raise StorageFailure(f"{folder}: no space left on the disk; {needed}")
+    return was_held
 
 
 def _fallocate() -> Callable[[int, int, int, int], int] | None:

@@ -8,7 +8,7 @@ import pytest
 
 from pyetcd.raft.types import Entry, HardState, Ready
 from pyetcd.store import db
-from pyetcd.store.space import BLOCK_BYTES, Reserve, make_room
+from pyetcd.store.space import BLOCK_BYTES, START_BYTES, Reserve, make_room
 from pyetcd.store.wal import Wal
 
 
@@ -42,6 +42,18 @@ def test_the_reserve_is_real(tmp_path: Path) -> None:
     reserve.remove()
     reserve.remove()
     assert not reserve.is_held and not reserve.is_claimed
+
+
+def test_a_start_needs_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reserve = Reserve(str(tmp_path))
+    assert reserve.hold()
+    monkeypatch.setattr(Reserve, "free_bytes", lambda self: 0 if self.is_held else START_BYTES)
+    assert make_room(str(tmp_path)) and not reserve.is_held
+    monkeypatch.setattr(Reserve, "free_bytes", lambda self: 0)
+    with pytest.raises(db.StorageFailure, match="no space left on the disk; the start needs"):
+        make_room(str(tmp_path))
+    (tmp_path / "kv.db-wal").write_bytes(bytes(START_BYTES))
+    assert not make_room(str(tmp_path)), "a killed member has its blocks"
 
 
 def ready(first: int, count: int, term: int = 1, commit: int = 0) -> Ready:
