@@ -194,6 +194,10 @@ class Access:
         request.header.username = who.name
         request.header.auth_revision = who.revision
 
+    def permit(self, request: InternalRaftRequest) -> None:
+        """What the state machine would say of a signed request now."""
+        permit.permit(self.auth, self._lessor, request)
+
     def permit_range(self, caller: Caller, request: RangeRequest) -> None:
         permit.permit_range(self.auth, self.who(caller), request)
 

@@ -128,6 +128,12 @@ class KvApi:
         """Through raft, unless the store has no room: then the alarm comes first."""
         if self._quota.fits(request):
             return self._proposer.propose(request, done)
+        if self._auth.enabled:
+            assert self._access is not None
+            try:  # who may not write may not raise an alarm by it either
+                self._access.permit(request)
+            except EtcdError as error:
+                return done(error)
         return self._quota.raise_nospace(lambda: done(NoSpace()))
 
     def delete_range(self, call: UnaryCall, request: DeleteRangeRequest) -> None:

@@ -21,6 +21,7 @@ from pyetcd.proto.rpc_pb2 import (
     AuthenticateResponse,
     AuthUserAddRequest,
     AuthUserAddResponse,
+    PutRequest,
     RangeRequest,
     WatchCreateRequest,
 )
@@ -28,6 +29,7 @@ from pyetcd.proto.services import METHODS
 from pyetcd.server.access import Access
 from pyetcd.server.api.auth import LETTERS, AuthApi
 from pyetcd.server.api.guard import LeaderGuard
+from pyetcd.server.api.kv import KvApi
 from pyetcd.server.api.rules import RULES, Rule, rule_of
 from pyetcd.server.clock import seeded_rng
 from pyetcd.server.early import WAITING_MAX
@@ -271,6 +273,42 @@ def test_why_a_watch_is_refused(world: World) -> None:
     assert refusal(Call(token="ann.1"), from_key) == denied
     world.auth.disable()
     assert refusal(Call(token="bad.1"), from_key) == ""
+
+
+def test_who_may_not_write_does_not_raise_the_alarm_of_a_full_store(world: World) -> None:
+    """In etcd anybody can, with a put that would not fit."""
+    alarms: list[str] = []
+
+    class Full:
+        def fits(self, request: InternalRaftRequest) -> bool:
+            return False
+
+        def raise_nospace(self, then: Callable[[], None]) -> None:
+            alarms.append("NOSPACE")
+            then()
+
+    nothing: Any = None
+    api = KvApi(
+        headers=nothing,
+        proposer=nothing,
+        reads=nothing,
+        store=nothing,
+        quota=Full(),
+        txn_ops_max=128,
+        access=world.access,
+    )
+    world.tokens.assign("ann.1", "ann")
+    world.tokens.assign("root.1", "root")
+    said = []
+    for metadata in ({}, {"token": "ann.1"}, {"token": "root.1"}):
+        call = Call(**metadata)
+        api.put(call, PutRequest(key=b"k"))  # type: ignore[arg-type]
+        said.append((call.error and call.error[1], len(alarms)))
+    assert said == [
+        (errors.UserEmpty.text, 0),
+        (errors.PermissionDenied.text, 0),
+        (errors.NoSpace.text, 1),
+    ]
 
 
 def test_an_answer_made_while_rights_changed_is_not_given(world: World) -> None:
