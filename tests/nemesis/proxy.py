@@ -119,6 +119,8 @@ class Links:
             )
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass
+        except asyncio.CancelledError:
+            pass  # by close, and asyncio's streams would complain
         finally:
             self._tasks.discard(task)
             self._open.discard(link)
@@ -163,6 +165,7 @@ class Links:
         *,
         is_answer: bool,
     ) -> None:
+        data = b""
         try:
             while True:
                 due_s, data = await queue.get()
@@ -178,6 +181,8 @@ class Links:
                 await writer.drain()
         except OSError:
             link.close()
+            while data:  # whoever reads may be waiting for room
+                _, data = await queue.get()
 
 
 class _Link:
