@@ -7,6 +7,7 @@ way, and while a defragmentation is; each time from start to a healthy answer, w
 the files that were left behind.
 """
 
+import os
 import shutil
 import sys
 import tempfile
@@ -52,6 +53,11 @@ def defragmentation() -> None:
     call("/etcdserverpb.Maintenance/Defragment", DefragmentRequest())
 
 
+def cpu_s(process: subprocess.Popen[bytes]) -> float:
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 class Restarts:
     """The server; each `kill` prints how long the start after it took."""
 
@@ -66,7 +72,8 @@ class Restarts:
         files = sorted(Path(self.folder, "data", "member").glob("*.db*"))
         sizes = ", ".join(f"{each.name} {each.stat().st_size >> 20} MB" for each in files)
         self.process, took_s = start([*MAIN, "server"], self.folder)
-        print(f"{name}: healthy after {took_s:.2f} s; {sizes}", flush=True)
+        used_s = cpu_s(self.process)  # what else runs on the machine does not count here
+        print(f"{name}: healthy after {took_s:.2f} s, {used_s:.2f} s of CPU; {sizes}", flush=True)
 
     def close(self) -> None:
         self.process.kill()

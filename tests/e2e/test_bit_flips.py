@@ -95,6 +95,7 @@ def judge(folder: Path, argv: list[str], expected: dict[str, object]) -> str:
     return "repaired"
 
 
+@pytest.mark.timeout(120 + 3 * FLIPS)  # of four files, and beside other work
 @pytest.mark.parametrize("ending", ["killed", "stopped"])
 def test_flips(machine, ending):
     node = machine.single()
