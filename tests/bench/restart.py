@@ -9,6 +9,7 @@ the files that were left behind.
 
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
