@@ -14,7 +14,7 @@ from pyetcd.server import machine as machine_module
 from pyetcd.store import compact as compact_module
 from pyetcd.store import streams, tail, wal, watch
 
-EMPTY_BYTES = 120_000  # of a keyspace file without keys
+EMPTY_BYTES = 53_248  # of a keyspace file without keys
 
 
 @dataclass
@@ -106,7 +106,7 @@ class Shape:
             mix=rng.choice(("All", *MIXES)),
             caretaker=rng.random() < 0.4,
             compactor=rng.random() < 0.2,
-            quota_bytes=EMPTY_BYTES + (rng.randint(8, 40) << (15 if large_values else 12))
+            quota_bytes=EMPTY_BYTES + (rng.randint(4, 16) << (16 if large_values else 12))
             if rng.random() < 0.15
             else 2 << 30,
             drift=rng.choice((0.0, 0.0, 0.01, 0.05)),
