@@ -106,7 +106,7 @@ class Shape:
             mix=rng.choice(("All", *MIXES)),
             caretaker=rng.random() < 0.4,
             compactor=rng.random() < 0.2,
-            quota_bytes=EMPTY_BYTES + (rng.randint(4, 16) << (16 if large_values else 12))
+            quota_bytes=EMPTY_BYTES + (rng.randint(2, 8) << (16 if large_values else 12))
             if rng.random() < 0.15
             else 2 << 30,
             drift=rng.choice((0.0, 0.0, 0.01, 0.05)),
