@@ -59,8 +59,13 @@ class SpaceWatch:
         self._monotonic_s = monotonic_s
         self._member_id = machine.wal.member_id
         log, keyspace = machine.wal.path, machine.backend.path
-        self._log_units = {f"{log}-wal": space.LOG_WAL_UNITS, log: space.MAIN_UNITS}
+        self._log_units: dict[str, float] = {
+            f"{log}-wal": space.LOG_WAL_UNITS,
+            f"{log}-shm": space.SHM_UNITS,
+            log: space.MAIN_UNITS,
+        }
         self._units = self._log_units | {
+            f"{keyspace}-shm": space.SHM_UNITS,
             f"{keyspace}-wal": space.KEYSPACE_WAL_UNITS,
             keyspace: space.MAIN_UNITS,
         }

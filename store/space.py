@@ -4,7 +4,7 @@ Strategy. A delete, a compaction, an alarm and a checkpoint all need space befor
 back, and on a disk that somebody else has filled to the last byte there is none. So two kinds of it
 are taken beforehand:
 
-    beyond the ends of the four files   blocks that belong to them already (`keep_ahead`), so that
+    beyond the ends of all files        blocks that belong to them already (`keep_ahead`), so that
                                         neither a commit nor a checkpoint depends on the moment in
                                         which somebody notices that the disk is full
     <data-dir>/member/reserve           a preallocated file, given up when the disk is full, whose
@@ -49,6 +49,10 @@ LOG_FULL_UNITS: Final = 2
 
 # Side files, the first commits of log and keyspace, and the entries that a new leader writes.
 START_BYTES: Final = 2 << 20
+
+# For the -shm files, SQLite's indexes of the -wal files: 32 KiB for each 16 MiB of these. A commit
+# that cannot extend one fails behind its frames, and cannot be repeated.
+SHM_UNITS: Final = 1 / 32
 
 BLOCK_BYTES: Final = 512  # of st_blocks, whatever the file system has
 _KEEP_SIZE: Final = 1  # linux/falloc.h: FALLOC_FL_KEEP_SIZE
@@ -115,7 +119,7 @@ class Reserve:
         except FileNotFoundError:
             pass
 
-    def keep_ahead(self, path: str, units: int) -> bool:
+    def keep_ahead(self, path: str, units: float) -> bool:
         """Let the file have blocks for at least so many units behind its end; whether it has."""
         if self._fallocate is None:
             return True
@@ -126,7 +130,7 @@ class Reserve:
             except FileNotFoundError:
                 return True
         found = os.fstat(descriptor)
-        ahead_bytes = units * self.unit_bytes
+        ahead_bytes = int(units * self.unit_bytes)
         if found.st_blocks * BLOCK_BYTES >= found.st_size + ahead_bytes:
             return True
         wanted = found.st_size + ahead_bytes + ahead_bytes // 2

@@ -16,7 +16,7 @@ import pytest
 from pyetcd.proto import rpc_pb2 as rpc
 from pyetcd.store.space import NAME
 
-SIZE_BYTES = 96 << 20
+SIZE_BYTES = 128 << 20
 NOSPACE = "etcdserver: mvcc: database space exceeded"
 VALUE = bytes(1000)
 THREADS = 4
@@ -254,13 +254,14 @@ def test_a_start_without_any_space(machine, small_disk, mounts):
     disk.shrink(by=4 << 20)
     node.start()
     client = Client(node.endpoint)
-    assert client.range(rpc.RangeRequest(key=b"k")).kvs[0].value == b"1"
+    found = client.range(rpc.RangeRequest(key=b"k"), timeout=30)
+    assert found.kvs[0].value == b"1", node.log
     assert refused(client.put, rpc.PutRequest(key=b"x"))[1] == NOSPACE
     client.delete(rpc.DeleteRangeRequest(key=b"k"))
     node.signal(15)  # and once more, full as it is
     node.wait()
     node.start()
-    assert not client.range(rpc.RangeRequest(key=b"k")).kvs
+    assert not client.range(rpc.RangeRequest(key=b"k"), timeout=30).kvs
     assert not node.has_ended() and "Traceback" not in node.log
 
 
