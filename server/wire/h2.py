@@ -252,7 +252,8 @@ class Connection(Receiver):
         if not flags & frames.FLAG_ACK:
             self._pulse.on_ping(
                 self.clock(),
-                progress=self.bytes_progress + self.requests,
+                # Answers in one piece are not counted in bytes: each ends a stream.
+                progress=self.bytes_progress + 2 * self.requests - len(self.streams),
                 has_streams=bool(self.streams),
             )
             self.out.append(frames.ping(payload, ack=True))

@@ -52,6 +52,16 @@ def test_pings_between_requests_are_forgiven(peer):
         assert _goaway(got) is None
 
 
+def test_pings_between_late_answers_are_forgiven(peer):
+    """A client measures its bandwidth by a ping after each answer, and answers may come one by one
+    long after the requests (forty logins at a time)."""
+    for stream_id in range(1, 81, 2):
+        peer.say(peer.call(stream_id, "/t.T/Hold"))
+    for call in peer.service.held:
+        call.reply(b"")
+        assert _goaway(peer.say(f.ping(bytes(8), ack=False))) is None
+
+
 def test_rapid_reset(peer):
     """CVE-2023-44487: handlers that run on count as open streams, and resets are rationed."""
     stream_id, got = 1, []
