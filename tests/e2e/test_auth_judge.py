@@ -7,7 +7,9 @@ import concurrent.futures
 import re
 import shlex
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import grpc
 import pytest
@@ -218,6 +220,15 @@ def test_row_25_a_lease_expires_while_auth_is_on(machine, client, wait_until):
         return found.count == 0 and not ask("Lease/LeaseLeases", root).leases
 
     wait_until(gone, "the leases to end", 10)
+
+
+@pytest.mark.parametrize("program", ["etcd", "pyetcd"])  # etcd first: it judges the script
+def test_real_clients_with_a_password(machine, client, program):
+    node = machine.single(program, CHEAP)
+    setup(client(node))
+    script = Path(__file__).parent / "clients" / "use_auth.py"
+    done = machine.run(sys.executable, str(script), *node.endpoint.split(":"), check=False)
+    assert done.stdout == "ok\n", done.stderr
 
 
 @pytest.fixture(scope="module")
