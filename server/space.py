@@ -30,6 +30,7 @@ from pyetcd.store import space
 from pyetcd.store.space import Reserve
 
 AGAIN_S: Final = 1.0  # between two proposals, and between two tries to take the reserve
+SHARES: Final = (1 / 32, 1 / 8)  # of a unit
 # Below these the -wal file of the keyspace is moved into the main file early.
 TIGHT_UNITS: Final = 8
 
@@ -189,5 +190,9 @@ class SpaceWatch:
             self._generation = self._machine.backend.generation
             self._reserve.forget()
         units = self._full_units if self.is_full else self._units
+        if self.is_full:  # a little for each before one of them takes what there is
+            for part in SHARES:
+                for path, count in units.items():
+                    self._reserve.keep_ahead(path, min(part, count))
         for path, count in units.items():
             self._reserve.keep_ahead(path, count)

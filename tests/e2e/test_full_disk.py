@@ -251,7 +251,7 @@ def test_a_start_without_any_space(machine, small_disk, mounts):
     node.start()
     assert node.wait() == 1
     assert "no space left on the disk; the start needs 2 MiB" in node.log.splitlines()[-1]
-    disk.shrink(by=4 << 20)
+    disk.shrink(by=12 << 20)
     node.start()
     client = Client(node.endpoint)
     found = client.range(rpc.RangeRequest(key=b"k"), timeout=30)
