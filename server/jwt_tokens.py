@@ -94,7 +94,8 @@ class JwtTokens:
             )
         except (jwt.PyJWTError, ValueError):
             raise InvalidAuthToken from None
-        name, revision, expiry_s = (claims.get(key) for key in ("username", "revision", "exp"))
+        found: list[Any] = [claims.get(key) for key in ("username", "revision", "exp")]
+        name, revision, expiry_s = found
         if not isinstance(name, str) or not _is_number(revision) or not _is_number(expiry_s):
             raise InvalidAuthToken
         return Who(name, int(revision)), float(expiry_s)
@@ -152,7 +153,7 @@ def _keys(options: JwtOptions) -> tuple[Any, Any]:
     algorithm: Any = jwt.get_algorithm_by_name(options.method)
     try:
         sign_key = algorithm.prepare_key(private) if private else None
-        given = algorithm.prepare_key(public) if public else None
+        given: Any = algorithm.prepare_key(public) if public else None
     except Exception as error:  # of several libraries: a file that holds no such key
         raise AuthTokenError(f"auth: {error}") from None
     if sign_key is None:
