@@ -1,4 +1,4 @@
-r"""The same random users, roles, rights and requests to real etcd 3.5.1 and to pyetcd, by many users.
+r"""The same random users, roles, rights and requests to real etcd 3.5.1 and to pyetcd.
 
 Answers, codes and texts are equal, but for what later 3.5 releases closed: that is never drawn
 here, and has its own tests (test_auth_matrix.py). A longer run, by seeds and calls:
