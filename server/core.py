@@ -233,6 +233,7 @@ class Core:
             membership=self.membership,
             turns=self.turns,
             reads=self.reads,
+            driver=self.driver,
             loop=loop,
         )
         self.guard.is_learner = lambda: self.facts.is_learner

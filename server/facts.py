@@ -7,6 +7,7 @@ from pyetcd.proto.errors import EtcdError
 from pyetcd.proto.raft_internal_pb2 import InternalRaftRequest
 from pyetcd.proto.rpc_pb2 import AlarmMember, HashKVResponse, HashResponse
 from pyetcd.raft.rawnode import RawNode, Status
+from pyetcd.server.loop import Driver
 from pyetcd.server.machine import StateMachine
 from pyetcd.server.membership import Membership
 from pyetcd.server.reads import LinearizableReads
@@ -33,6 +34,7 @@ class Facts:
         membership: Membership,
         turns: Turns,
         reads: LinearizableReads,
+        driver: Driver,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.member_id = member_id
@@ -41,6 +43,7 @@ class Facts:
         self._membership = membership
         self._turns = turns
         self._reads = reads
+        self._driver = driver
         self._loop = loop
 
     # Raft
@@ -61,6 +64,11 @@ class Facts:
     def is_learner(self) -> bool:
         member = self._machine.members.get(self.member_id)
         return member is not None and member.is_learner
+
+    @property
+    def is_disk_stalled(self) -> bool:
+        """A write of the log has taken longer than an election timeout, and is not over."""
+        return self._driver.is_disk_stalled
 
     @property
     def committed_index(self) -> int:

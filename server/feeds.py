@@ -6,6 +6,7 @@ metrics table says of each row who feeds it.
 
 from pyetcd.server.core import Core
 from pyetcd.server.listen import Listener
+from pyetcd.server.loop import LogThread
 from pyetcd.server.metrics import Metrics
 from pyetcd.server.peer.transport import PeerTransport
 from pyetcd.server.version import SERVER_VERSION, runtime_version
@@ -27,6 +28,9 @@ def feed(metrics: Metrics, core: Core, *, client_listener: Listener) -> None:
         "etcd_server_quota_backend_bytes": lambda: core.tuning.quota_bytes,
         "etcd_mvcc_db_total_size_in_bytes": lambda: backend.size_bytes,
         "etcd_mvcc_db_total_size_in_use_in_bytes": lambda: backend.in_use_bytes,
+        "pyetcd_disk_stalled": lambda: facts.is_disk_stalled,
+        "pyetcd_disk_stalls_total": lambda: core.driver.disk_stalls_total,
+        "pyetcd_loop_lag_seconds_max": lambda: core.driver.loop_lag_s_max,
         "etcd_debugging_auth_revision": lambda: machine.auth.revision,
         "etcd_debugging_mvcc_current_revision": lambda: keyspace.revision,
         "etcd_debugging_mvcc_compact_revision": lambda: keyspace.compact_revision,
@@ -38,6 +42,9 @@ def feed(metrics: Metrics, core: Core, *, client_listener: Listener) -> None:
         ),
         "etcd_network_client_grpc_sent_bytes_total": lambda: client_listener.sent_bytes_total,
     }
+    if isinstance(core.driver.commits, LogThread):
+        core.driver.commits.took = metrics.histogram("etcd_disk_wal_fsync_duration_seconds").observe
+    machine.committed = metrics.histogram("etcd_disk_backend_commit_duration_seconds").observe
     for name, read in numbers.items():
         metrics.bind(name, read)
     metrics.vector("etcd_server_id").set((f"{facts.member_id:x}",), 1)

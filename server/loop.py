@@ -14,6 +14,7 @@ are dropped, and whoever made them finds out by the request timeout.
 import asyncio
 import sys
 import threading
+import time
 from collections.abc import Callable
 from itertools import islice
 from queue import SimpleQueue
@@ -53,6 +54,7 @@ class LogThread:
             SimpleQueue()
         )
         self._failed: Callable[[BaseException], None] | None = None
+        self.took: Callable[[float], object] = _ignore  # told how long each commit took; 0.1 us
         self._thread = threading.Thread(target=self._run, name="wal", daemon=True)
 
     def start(self, failed: Callable[[BaseException], None]) -> None:
@@ -73,12 +75,14 @@ class LogThread:
     def _run(self) -> None:
         while (work := self._jobs.get()) is not None:
             job, done = work
+            began_s = time.perf_counter()
             try:
                 job()
             except BaseException as error:  # handed to the loop, which ends the process
                 assert self._failed is not None
                 self._call(self._failed, error)
                 return
+            self.took(time.perf_counter() - began_s)
             self._call(done)
 
     def _call(self, function: Callable[..., None], *args: BaseException) -> None:
@@ -86,6 +90,10 @@ class LogThread:
             self._loop.call_soon_threadsafe(function, *args)
         except RuntimeError:
             pass  # the loop was closed while the last commit ran; nobody waits for its answer
+
+
+def _ignore(seconds: float) -> None:
+    return None
 
 
 class TickListener(Protocol):
@@ -120,6 +128,10 @@ class Driver:
     ) -> None:
         self.replica = replica
         self._held_ticks = held_ticks
+        self._election_timeout_s = held_ticks * tick_s
+        self._commit_at_s = 0.0  # when the commit under way began
+        self.is_disk_stalled = False
+        self.disk_stalls_total = 0
         self.loop_lag_s_max = 0.0
         self.dropped_messages_total = 0
         self.heartbeat_late_total = 0
@@ -159,6 +171,10 @@ class Driver:
     @property
     def has_leader(self) -> bool:
         return self.replica.node.leader != 0
+
+    @property
+    def commits(self) -> Commits:
+        return self._thread
 
     def submit(self, request_id: int, data: bytes) -> None:
         """One more entry for the next batch; without a leader it waits here for one."""
@@ -245,6 +261,7 @@ class Driver:
         self._next_tick_s = max(self._next_tick_s + self._tick_s, now_s)
         self._refused = False
         self._offer_held = True
+        self._watch_disk(now_s)
         try:
             self.replica.node.tick()
             for listener in self._tick_listeners:
@@ -253,6 +270,23 @@ class Driver:
             self._fatal(error)
         self._timer = self._loop.call_at(self._next_tick_s, self._tick)
         self.wake()
+
+    def _watch_disk(self, now_s: float) -> None:
+        """A commit that takes longer than an election timeout. Nothing leaves this member
+        meanwhile, no heartbeat either: a leader is followed by another one, and steps down by
+        itself at the next look for its quorum."""
+        is_stalled = self._commit_at_s > 0 and now_s - self._commit_at_s >= self._election_timeout_s
+        if is_stalled == self.is_disk_stalled:
+            return
+        self.is_disk_stalled = is_stalled
+        if is_stalled:
+            self.disk_stalls_total += 1
+            self._log.warn(
+                "slow fdatasync: the log's disk has stalled, this member promises nothing until "
+                "it goes on",
+                expected_duration=f"{self._election_timeout_s:g}s",
+                was_leader=self.replica.node.is_leader,
+            )
 
     def _turn(self) -> None:
         self._scheduled = False
@@ -325,6 +359,7 @@ class Driver:
             if must_commit is None:
                 break
             if must_commit:
+                self._commit_at_s = self._loop.time()
                 self._thread.submit(replica.wal.commit, self._committed)
                 replica.work()
                 return
@@ -336,6 +371,11 @@ class Driver:
             self.wake()
 
     def _committed(self) -> None:
+        if self.is_disk_stalled:
+            self.is_disk_stalled = False
+            took_s = self._loop.time() - self._commit_at_s
+            self._log.warn("slow fdatasync", took=f"{took_s:.3f}s")
+        self._commit_at_s = 0.0
         try:
             self.replica.finish()
         except Exception as error:  # see _turn

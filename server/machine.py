@@ -113,6 +113,7 @@ class StateMachine:
         self._run = run
         self._quiesce = quiesce
         self._committed_at_s = monotonic_s()
+        self.committed: Callable[[float], object] = _ignore  # told how long each commit took
         # Where the last checkpoint was; a start makes one, see member.py.
         self._durable_index = backend.applied_index
         self._checkpointing = False
@@ -165,10 +166,12 @@ class StateMachine:
 
     def commit(self) -> None:
         """Write what was applied, with how far that is."""
+        began_s = self._monotonic_s()
         mark = self.wal.watermark(self.applied_index)
         self.backend.set_applied(mark.index, mark.term, log_crc=mark.crc)
         self.backend.commit()
         self._committed_at_s = self._monotonic_s()
+        self.committed(self._committed_at_s - began_s)
 
     def keep_up(self) -> None:
         """Called every tick and after large batches: commit when it is time to."""
@@ -344,6 +347,10 @@ class StateMachine:
         self.commit()
         self.backend.empty_wal()
         self.backend.close()
+
+
+def _ignore(seconds: float) -> None:
+    return None
 
 
 def load_conf_state(backend: Backend) -> ConfState:

@@ -67,6 +67,9 @@ _COUNTERS = (
     _counter("etcd_mvcc_put_total", "apply", "Puts."),
     _counter("etcd_mvcc_range_total", "apply", "Ranges read."),
     _counter("etcd_mvcc_txn_total", "apply", "Transactions."),
+    _counter(
+        "pyetcd_disk_stalls_total", "driver", "Such commits."
+    ),
     _counter(_N + "client_grpc_received_bytes_total", "listener", "Bytes from gRPC clients."),
     _counter(_N + "client_grpc_sent_bytes_total", "listener", "Bytes to gRPC clients."),
     _counter(_N + "disconnected_peers_total", "transport", "Peers lost.", "Local", "Remote"),
@@ -124,6 +127,8 @@ _GAUGES = (
     _gauge("etcd_grpc_proxy_cache_keys_total", "unused", "gRPC proxy: cached ranges."),
     _gauge("etcd_grpc_proxy_cache_misses_total", "unused", "gRPC proxy: misses."),
     _gauge("etcd_grpc_proxy_watchers_coalescing_total", "unused", "gRPC proxy: merged watchers."),
+    _gauge("pyetcd_disk_stalled", "driver", "1 while a commit of the log outlasts an election."),
+    _gauge("pyetcd_loop_lag_seconds_max", "driver", "The latest a tick has been."),
     _gauge("etcd_mvcc_db_open_read_transactions", "backend", "Open read transactions."),
     _gauge("etcd_mvcc_db_total_size_in_bytes", "backend", "Size of the keyspace file."),
     _gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "backend", "Of that, in use."),

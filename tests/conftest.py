@@ -57,6 +57,7 @@ class Process:
         self.client_port = client_port
         self.endpoint = f"127.0.0.1:{client_port}"
         self.name = name
+        self.environment: dict[str, str] = {}  # added to it from the next start on
         self._folder = folder
         self._log = folder / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -70,7 +71,7 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=clean_environment(),
+                env=clean_environment(**self.environment),
             )
         return self
 

@@ -24,6 +24,7 @@ _ROLES = ("StateFollower", "StateCandidate", "StateLeader", "StatePreCandidate")
 _PROGRESS = ("StateProbe", "StateReplicate", "StateSnapshot")
 _JSON_HEADERS = (("Content-Type", "application/json"),)
 _HEALTH_HEADERS = (("Content-Type", "text/plain; charset=utf-8"),)
+DISK_STALLED = "DISK STALLED"
 
 
 class OpsSource(Protocol):
@@ -34,6 +35,10 @@ class OpsSource(Protocol):
 
     @property
     def is_learner(self) -> bool: ...
+
+    @property
+    def is_disk_stalled(self) -> bool:
+        """A write of the log has taken longer than an election timeout, and is not over."""
 
     @property
     def alarms(self) -> Iterable[AlarmMember]:
@@ -98,8 +103,11 @@ class Ops:
         query = parse_qs(request.query)
         serializable = query.get("serializable", [""])[0] == "true"
         reason = self._alarm_reason(frozenset(query.get("exclude", ())))
-        if not reason and not serializable and not self._source.has_leader:
-            reason = "RAFT NO LEADER"
+        if not reason and not serializable:
+            if self._source.is_disk_stalled:
+                reason = DISK_STALLED
+            elif not self._source.has_leader:
+                reason = "RAFT NO LEADER"
 
         def done(error: EtcdError | None) -> None:
             self._answer_health(responder, "" if error is None else f"RANGE ERROR:{error.text}")
@@ -159,6 +167,8 @@ class Ops:
         done("" if error is None else f"range error: {error.text}")
 
     def _check_linearizable(self, done: Callable[[str], None]) -> None:
+        if self._source.is_disk_stalled:
+            return done(f"range error: {DISK_STALLED}")
         if not self._source.has_leader:
             return done("range error: etcdserver: no leader")
         return self._source.linearizable_read(

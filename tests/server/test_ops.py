@@ -35,6 +35,7 @@ class Source:
     def __init__(self) -> None:
         self.has_leader = True
         self.is_learner = False
+        self.is_disk_stalled = False
         self.alarms: list[AlarmMember] = []
         self.error: EtcdError | None = None
         self.waiting: list[Callable[[EtcdError | None], None]] = []
@@ -189,6 +190,9 @@ def test_health_reasons() -> None:
     port.source.has_leader = False
     assert health(port) == (503, "RAFT NO LEADER")
     assert health(port, "/health?serializable=true") == (200, "")
+    port.source.is_disk_stalled = True
+    assert health(port) == (503, "DISK STALLED")
+    port.source.is_disk_stalled = False
     port.source.alarms = [alarm(AlarmType.NOSPACE), alarm(AlarmType.CORRUPT)]
     assert health(port) == (503, "ALARM NOSPACE")
     assert health(port, "/health?exclude=NOSPACE") == (503, "ALARM CORRUPT")
@@ -196,7 +200,7 @@ def test_health_reasons() -> None:
     port.source.alarms = [alarm(cast("AlarmType", 7))]
     assert health(port) == (503, "ALARM UNKNOWN")
     counters = port.metrics.counters
-    assert (counters.health_success, counters.health_failures) == (2, 6)
+    assert (counters.health_success, counters.health_failures) == (2, 7)
 
 
 def test_unhealthy_answer_byte_by_byte() -> None:
