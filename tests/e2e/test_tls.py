@@ -297,3 +297,46 @@ def test_what_cannot_be_used_is_said_in_one_line(
     last = node.process.log.strip().splitlines()[-1]
     assert said in last and "Traceback" not in node.process.log
     assert not (machine.folder / "a" / "member").exists()
+
+
+def test_the_certificate_names_the_user(machine: Any, authority: Authority) -> None:
+    """Item 51: the CN is the user when there is no token; a password goes before it."""
+    server = authority.issue("server")
+    node = Node(
+        machine,
+        "cn",
+        f"--cert-file={server.cert}",
+        f"--key-file={server.key}",
+        f"--trusted-ca-file={authority.path}",
+        "--client-cert-auth",
+        "--bcrypt-cost=4",
+    )
+    pairs = {name: authority.issue(name) for name in ("root", "ann", "nobody")}
+
+    def ctl(name: str, *args: str) -> tuple[str, str]:
+        pair = pairs[name]
+        files = [f"--cert={pair.cert}", f"--key={pair.key}", f"--cacert={authority.path}"]
+        done = node.ctl(*files, *args, check=False)
+        said = [line for line in done.stderr.splitlines() if not line.startswith("{")]
+        return done.stdout.strip(), " ".join(said)
+
+    root = pairs["root"]
+    node.wait(f"--cacert={authority.path}", f"--cert={root.cert}", f"--key={root.key}")
+    for args in (
+        ("user", "add", "root:pw"),
+        ("user", "add", "ann", "--no-password"),
+        ("role", "add", "r"),
+        ("role", "grant-permission", "r", "readwrite", "a", "--prefix"),
+        ("user", "grant-role", "ann", "r"),
+        ("auth", "enable"),
+    ):
+        assert ctl("root", *args)[1] == "", args
+    denied = ("", "Error: etcdserver: permission denied")
+    assert ctl("ann", "put", "a1", "v") == ("OK", "")
+    assert ctl("ann", "put", "b", "v") == denied
+    assert ctl("root", "put", "b", "v") == ("OK", "")
+    assert ctl("nobody", "put", "a1", "v") == denied
+    assert ctl("ann", "--user", "root:pw", "put", "b", "w") == ("OK", "")
+    assert ctl("ann", "user", "list") == denied
+    assert ctl("ann", "user", "get", "ann")[0] == "User: ann\nRoles: r"
+    assert "PermissionDenied" in ctl("ann", "watch", "b")[1]
