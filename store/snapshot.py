@@ -149,6 +149,7 @@ def keep(temporary: str, target: str, index: int) -> str:
     kept = kept_path(target, index)
     failpoints.hit("snapshotBeforeKeep", SnapshotFailed)
     try:
+        _enter_wal_mode(temporary)
         db.fsync_file(temporary)
         os.rename(temporary, kept)
         db.fsync_dir(os.path.dirname(kept) or ".")
@@ -156,6 +157,19 @@ def keep(temporary: str, target: str, index: int) -> str:
         raise SnapshotFailed(f"{temporary} was not kept: {db.os_reason(error)}") from error
     failpoints.hit("snapshotAfterKeep", SnapshotFailed)
     return kept
+
+
+def _enter_wal_mode(path: str) -> None:
+    """Copies travel without it. Entered here and not by the first open of the installed file: that
+    needs a rollback journal, and a crash would leave it to a start that only reads at first."""
+    try:
+        connection = apsw.Connection(path, apsw.SQLITE_OPEN_READWRITE)
+        try:
+            connection.pragma("journal_mode", "wal")
+        finally:
+            connection.close()
+    except apsw.Error as error:
+        raise SnapshotFailed(db.failure(path, "keep", error).reason) from error
 
 
 def install(kept: str, target: str) -> None:

@@ -251,3 +251,19 @@ def test_full_disk_harms_only_the_copy(
     with pytest.raises(db.StorageFailure, match="No space left on device"):
         snapshot.install(str(tmp_path / "kv.db"), str(tmp_path / "x"))
     writer.execute("INSERT INTO t VALUES (99999, x'00')")
+
+
+def test_an_installed_file_needs_no_journal(tmp_path: Path, writer: apsw.Connection) -> None:
+    """Its first opening must write nothing: a crash in it left a journal that a start refused."""
+    target = tmp_path / "here" / "kv.db"
+    target.parent.mkdir()
+    temporary = snapshot.temporary_path(str(target), "in")
+    snapshot.make(str(tmp_path / "kv.db"), temporary)
+    kept = snapshot.keep(temporary, str(target), 77)
+    assert os.listdir(target.parent) == [os.path.basename(kept)]
+    snapshot.install(kept, str(target))
+    before = target.read_bytes()
+    assert before[18:20] == b"\2\2"  # sqlite.org/fileformat2.html: write-ahead logging
+    db.open_reader(str(target)).close()
+    content(target)
+    assert target.read_bytes() == before
