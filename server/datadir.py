@@ -108,10 +108,13 @@ def _check_pair(data: DataDir) -> None:
 
 
 def settle(data: DataDir, conf_state: ConfState) -> None:
-    """Make the keyspace durable as it is and let the log start from there: raft then begins with
-    the configuration that belongs to the applied index."""
+    """Let raft begin with the configuration of the applied index, and make the keyspace
+    durable as it is; where there is no room for that, a later checkpoint does it."""
     backend = data.backend
-    if backend.applied_index and backend.checkpoint() == backend.applied_index:
+    if not backend.applied_index:
+        return
+    data.wal.begin_with(conf_state)
+    if backend.checkpoint() == backend.applied_index:
         meta = SnapshotMeta(backend.applied_index, backend.applied_term, conf_state)
         data.wal.save_snapshot_meta(meta)
 

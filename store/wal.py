@@ -145,6 +145,7 @@ class Wal:
 
         # The published log: base, then entries that are only in the file, then the tail.
         self._snapshot = meta.snapshot
+        self._begin_conf_state: ConfState | None = None
         self._base = meta.base
         self._tail = Tail(meta.base.index + 1)
 
@@ -174,7 +175,12 @@ class Wal:
     # -- raft's Storage --------------------------------------------------------------------------
 
     def initial_state(self) -> tuple[HardState, ConfState]:
-        return self.hard_state, self._snapshot.conf_state
+        return self.hard_state, self._begin_conf_state or self._snapshot.conf_state
+
+    def begin_with(self, conf_state: ConfState) -> None:
+        """Raft is about to go on behind the keyspace's applied index, where this is the
+        configuration; what the log keeps may be of an earlier checkpoint."""
+        self._begin_conf_state = conf_state
 
     def first_index(self) -> int:
         return self._base.index + 1

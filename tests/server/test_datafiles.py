@@ -3,11 +3,12 @@
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from pyetcd.raft.types import ConfState, HardState, Ready, Snapshot, SnapshotMeta
+from pyetcd.server.datadir import DataDir, settle
 from pyetcd.server.datafiles import Identity, look
 from pyetcd.store.backend import META_MEMBER_ID, Backend
 from pyetcd.store.db import PAGE_BYTES, ForeignFile
@@ -104,3 +105,17 @@ def test_damage_behind_which_everything_was_checkpointed(tmp_path: Path) -> None
     side.write_bytes(content)
     with pytest.raises(ForeignFile, match=r"kv\.db-wal: is damaged"):
         look(str(tmp_path), NO_FLAGS)
+
+
+def test_raft_begins_with_the_configuration_of_the_keyspace(tmp_path: Path) -> None:
+    """Also when there is no room for a checkpoint: the log still has the one of the last."""
+    wal = Wal.create(str(tmp_path / "wal.db"), cluster_id=5, member_id=1)
+    before, now = ConfState(voters=(1, 2, 3)), ConfState(voters=(1, 2, 4))
+    wal.stage(Ready(snapshot=Snapshot(SnapshotMeta(INSTALLED_INDEX, 2, before))))
+    wal.commit()
+    wal.publish()
+    assert wal.initial_state()[1] == before
+    full = SimpleNamespace(applied_index=9, applied_term=2, checkpoint=lambda: 0)
+    settle(cast(DataDir, SimpleNamespace(backend=full, wal=wal)), now)
+    assert wal.initial_state()[1] == now
+    wal.close()

@@ -34,7 +34,7 @@ from sim.checkers import (
 from sim.clock import Clock, MemberLoop, Timer
 from sim.disk import Disks
 from sim.faults import FAULTS, Failpoint, end_all, lose_quorum
-from sim.member import SimulatedMember
+from sim.member import Process, SimulatedMember
 from sim.model import Model
 from sim.network import Network
 from sim.operators import Caretaker, Compactor, Operator, Replacer
@@ -363,12 +363,7 @@ class World:
         self._turns += 1
         if self._turns % EVERY_TURNS == 0:
             check_bounds(member.name, process)
-        try:
-            if self.raft_checker.step(member.id, process.node, member.starts):
-                self._note_leader(member)
-        except StorageFailure as error:  # it has read damaged entries from the log
-            member.failure = error
-            self._failed(member)
+        self._look_at_raft(member)
 
     def _failed(self, member: SimulatedMember) -> None:
         """The process must end at once if its disk failed, and for no other reason."""
@@ -568,7 +563,19 @@ class World:
         if member.disk.is_dead:
             self.crash(member, power=member.crash_with_power, why="while it started")
             return
-        self.raft_checker.step(member.id, member.process.node, member.starts)
+        self._look_at_raft(member)
+
+    def _look_at_raft(self, member: SimulatedMember) -> None:
+        assert member.process is not None
+        try:
+            with member.disk.spared():
+                changed = self.raft_checker.step(member.id, member.process.node, member.starts)
+        except StorageFailure as error:  # damaged entries, which it would meet itself
+            member.failure = error
+            self._failed(member)
+            return
+        if changed:
+            self._note_leader(member)
 
     def _refused(self, member: SimulatedMember, error: Exception) -> None:
         """It did not start: its disk has failed just now, or it sees that it is damaged."""
@@ -584,28 +591,34 @@ class World:
         self.say(member.name, f"{'power cut' if power else 'killed'} {why}")
         if member.process is not None:
             del self.by_loop[member.process.loop]
+            if member.is_flipped:
+                self._remember(member, member.process)
         disk = member.disk
-        was_full, disk.is_full = disk.is_full, False
         disk.failing.clear()
         member.failure, member.has_stopped = None, False
-        member.crash(power=power)
+        with disk.spared():
+            member.crash(power=power)
         self._look_at_log(member)
-        disk.is_full = was_full
         down_s = down_s or self.rng.choice((0.01, 0.3, 2.0, 8.0)) * (0.5 + self.rng.random())
         member.ambush = None
         self.clock.after(down_s, lambda: self.boot(member))
 
+    def _remember(self, member: SimulatedMember, process: Process) -> None:
+        """Nobody can read its disk any more: what it had in the end is asked of itself."""
+        try:
+            with member.disk.spared():
+                self.raft_checker.step(member.id, process.node, member.starts)
+        except StorageFailure:
+            pass
+
     def _look_at_log(self, member: SimulatedMember) -> None:
         """What is durable now must be what was promised."""
         path = Path(member.disk.folder) / "wal.db"
-        if not path.exists():
-            return
-        try:
+        if not path.exists() or member.is_flipped:
+            return  # what is damaged will not start, nor vote: nothing is counted on
+        with member.disk.spared():
             log = Wal.open(str(path))
             self.raft_checker.crashed(member.id, log, member.starts)
-        except (StorageFailure, ForeignFile):
-            if not member.is_flipped:
-                raise
         member.release()
         member.disk.restore_power(None)
 
