@@ -614,11 +614,16 @@ class World:
     def _look_at_log(self, member: SimulatedMember) -> None:
         """What is durable now must be what was promised."""
         path = Path(member.disk.folder) / "wal.db"
-        if not path.exists() or member.is_flipped:
-            return  # what is damaged will not start, nor vote: nothing is counted on
-        with member.disk.spared():
-            log = Wal.open(str(path))
-            self.raft_checker.crashed(member.id, log, member.starts)
+        if not path.exists():
+            return
+        try:
+            with member.disk.spared():
+                log = Wal.open(str(path))
+                self.raft_checker.crashed(member.id, log, member.starts)
+        except (StorageFailure, ForeignFile):
+            if not member.is_flipped:
+                raise
+            # It will not start, nor vote: its end has been remembered.
         member.release()
         member.disk.restore_power(None)
 
