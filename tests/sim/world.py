@@ -513,8 +513,11 @@ class World:
 
     def _make_room(self, client: Client) -> None:
         """As the manual says after NOSPACE: compact, defragment, disarm."""
-        model, deadline_s = self.history.model, self.clock.now_s + HEALED_S
+        model = self.history.model
+        left, deadline_s = len(model.nospace), self.clock.now_s + HEALED_S
         while model.nospace:
+            if len(model.nospace) < left:  # each member has one of its own
+                left, deadline_s = len(model.nospace), self.clock.now_s + HEALED_S
             if self.clock.now_s > deadline_s:
                 raise Violation("liveness", f"the alarm stays: {model.nospace}")
             self.say("world", f"makes room: {sorted(model.nospace)}")
