@@ -190,7 +190,8 @@ class SpaceWatch:
             self._generation = self._machine.backend.generation
             self._reserve.forget()
         units = self._full_units if self.is_full else self._units
-        if self.is_full:  # a little for each before one of them takes what there is
+        # A little for each before one of them takes what there is.
+        if self.is_full or self._machine.is_tight:
             for part in SHARES:
                 for path, count in units.items():
                     self._reserve.keep_ahead(path, min(part, count))
