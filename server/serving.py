@@ -65,6 +65,7 @@ class Serving:
             router,
             origins=config.cors,
             hosts=config.host_whitelist,
+            secure=all(url.is_tls for url in config.listen_client_urls),
             rejected=lambda host: log.warn("rejecting request with unknown Host", host=host),
         )
         self.client_listener = Listener(
