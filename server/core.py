@@ -20,7 +20,7 @@ from pyetcd.server import datadir
 from pyetcd.server.access import Access
 from pyetcd.server.api.auth import AuthApi
 from pyetcd.server.api.base import Headers
-from pyetcd.server.api.cluster import ClusterApi
+from pyetcd.server.api.cluster import ClusterApi, Forward
 from pyetcd.server.api.concurrency import ElectionApi, LockApi
 from pyetcd.server.api.guard import LeaderGuard
 from pyetcd.server.api.kv import KvApi
@@ -113,6 +113,9 @@ class Surroundings(Protocol):
 
     def post(self, url: str, body: bytes) -> Awaitable[tuple[int, bytes]]:
         """Ask another member over its peer port; status 0 when it does not answer."""
+
+    def forward_promotion(self, facts: Facts) -> Forward | None:
+        """Asks the leader to promote a learner; None for who must ask the leader itself."""
 
     def removed(self) -> None:
         """This member is no longer one."""
@@ -338,6 +341,7 @@ class Services:
             reads=core.reads,
             members=machine.members,
             configurer=core.membership,
+            forward=around.forward_promotion(facts),
         )
         self.maintenance = MaintenanceApi(headers=headers, proposer=proposer, member=facts)
         self.snapshot = SnapshotApi(machine, core.loop)

@@ -23,11 +23,13 @@ from google.protobuf.message import Message
 from pyetcd.proto.errors import EtcdError
 from pyetcd.raft.types import LogLost
 from pyetcd.server import datadir, logs
+from pyetcd.server.api.cluster import Forward
 from pyetcd.server.bootstrap import BootstrapError, InitialCluster, Plan, plan_start
 from pyetcd.server.clock import Clock, SystemClock, system_rng
 from pyetcd.server.config import Config
 from pyetcd.server.core import Core, Tuning
 from pyetcd.server.datadir import DataDir
+from pyetcd.server.facts import Facts
 from pyetcd.server.feeds import feed
 from pyetcd.server.forced import go_on_alone
 from pyetcd.server.jwt_tokens import AuthTokenError, JwtOptions, token_options
@@ -39,6 +41,7 @@ from pyetcd.server.peer.client import HttpClient, Unreachable
 from pyetcd.server.peer.handshake import Identity
 from pyetcd.server.peer.survey import fetch_versions
 from pyetcd.server.peer.transport import PeerTransport
+from pyetcd.server.promotion import Promotion
 from pyetcd.server.propose import Proposer
 from pyetcd.server.replica import Machine
 from pyetcd.server.secure import MemberTls
@@ -413,7 +416,7 @@ class Member:
     # What the core is put into (core.Surroundings)
 
     def make_transport(self, membership: Membership) -> PeerTransport:
-        return PeerTransport(
+        self._transport = PeerTransport(
             _identity(self.config, self._data),
             membership,
             installer=datadir.KeyspaceInstaller(self._data.backend.path),
@@ -421,6 +424,7 @@ class Member:
             admission=self._tls.peer_admission,
             dial_timeout_s=1 + self.config.election_timeout_ms / 1000,
         )
+        return self._transport
 
     def commits(self) -> Commits | None:
         return None
@@ -438,6 +442,14 @@ class Member:
                 versions = await fetch_versions(self.core.transport.client, member.peer_urls)
                 found.append(versions.server if versions is not None else None)
         return members.decide_cluster_version(found)
+
+    def forward_promotion(self, facts: Facts) -> Forward | None:
+        return Promotion(
+            self._transport.client,
+            facts.leader_peer_urls,
+            loop=self.loop,
+            timeout_s=self.config.request_timeout_s,
+        ).ask
 
     async def post(self, url: str, body: bytes) -> tuple[int, bytes]:
         base, slash, path = url.partition("/leases")

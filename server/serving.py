@@ -80,7 +80,12 @@ class Serving:
         self.peer_listener = Listener(
             None,
             PeerPort(
-                core.transport, core.facts, core.machine.members, core.services.lease, core.loop
+                core.transport,
+                core.facts,
+                core.machine.members,
+                core.services.lease,
+                core.services.cluster,
+                core.loop,
             ).service(),
             tls=tls.peers,
             admission=tls.peer_admission,

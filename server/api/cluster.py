@@ -37,6 +37,8 @@ from pyetcd.store.apply import rpc_member
 from pyetcd.store.members import Health, Member, Members
 
 ConfDone = Callable[[Message | EtcdError], None]
+PromoteDone = Callable[[Sequence[Member] | EtcdError], None]
+Forward = Callable[[int, PromoteDone], None]
 
 
 class Configurer(Protocol):
@@ -69,11 +71,14 @@ class ClusterApi:
         reads: LinearizableReads,
         members: Members,
         configurer: Configurer,
+        forward: Forward | None = None,
     ) -> None:
+        """`forward` asks the leader to promote a member."""
         self._headers = headers
         self._reads = reads
         self._members = members
         self._configurer = configurer
+        self._forward = forward
 
     def member_list(self, call: UnaryCall, request: MemberListRequest) -> None:
         def serve(error: EtcdError | None) -> None:
@@ -137,28 +142,37 @@ class ClusterApi:
         )
 
     def member_promote(self, call: UnaryCall, request: MemberPromoteRequest) -> None:
-        # Only the leader knows how far a learner is; forwarding comes with the API issue.
-        if not self._configurer.is_leader:
-            return refuse(call, NotLeader())
+        def done(found: Sequence[Member] | EtcdError) -> None:
+            if isinstance(found, EtcdError):
+                return refuse(call, found)
+            listed = [rpc_member(member) for member in found]
+            answer = MemberPromoteResponse(header=self._header(), members=listed)
+            return call.reply(answer.SerializeToString())
 
-        def check() -> None:
+        if self._configurer.is_leader:
+            return self.promote(request.ID, done)
+        if self._forward is None:
+            return refuse(call, NotLeader())
+        return self._forward(request.ID, done)
+
+    def promote(self, id: int, done: PromoteDone) -> None:
+        """On the leader, for who asks it or for who asks another member."""
+        if not self._configurer.is_leader:
+            return done(NotLeader())
+        try:
             match_by_id = self._configurer.match_by_id
             leader_id = self._headers.member_id
-            members.check_learner_ready(request.ID, match_by_id, leader_id=leader_id)
+            members.check_learner_ready(id, match_by_id, leader_id=leader_id)
             if self._configurer.strict_reconfig_check:
                 members.check_promote(self._members.voters())
+        except EtcdError as error:
+            return done(error)
+        change = ConfChange(ConfChangeType.ADD_NODE, id, members.encode_promotion(id))
 
-        change = ConfChange(
-            ConfChangeType.ADD_NODE, request.ID, members.encode_promotion(request.ID)
-        )
-        self._change(
-            call,
-            check,
-            change,
-            lambda: MemberPromoteResponse(header=self._header(), members=self._list()),
-            always_check=True,
-        )
-        return None
+        def configured(result: Message | EtcdError) -> None:
+            done(result if isinstance(result, EtcdError) else self._members.all())
+
+        return self._configurer.configure(change, configured)
 
     def _change(
         self,
@@ -166,10 +180,8 @@ class ClusterApi:
         check: Callable[[], None] | None,
         change: ConfChange,
         answer: Callable[[], Message],
-        *,
-        always_check: bool = False,
     ) -> None:
-        if check is not None and (always_check or self._configurer.strict_reconfig_check):
+        if check is not None and self._configurer.strict_reconfig_check:
             try:
                 check()
             except EtcdError as error:

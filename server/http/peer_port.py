@@ -2,14 +2,18 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 
-from pyetcd.proto.errors import EtcdError
+from pyetcd.proto.errors import EtcdError, LearnerNotReady, MemberNotFound, MemberNotLearner
 from pyetcd.proto.rpc_pb2 import HashKVResponse
+from pyetcd.server.api.cluster import ClusterApi
 from pyetcd.server.api.lease import BODY_BYTES_MAX, INTERNAL_PATH, RENEW_PATH, LeaseApi
 from pyetcd.server.facts import Facts
 from pyetcd.server.http.ops import version_body
 from pyetcd.server.peer.inbound import PREFIX, PeerRequests
 from pyetcd.server.peer.transport import PeerTransport
+from pyetcd.server.promotion import ID_NOT_FOUND, NOT_LEARNER
+from pyetcd.server.promotion import PATH as PROMOTE_PATH
 from pyetcd.server.wire.http1 import BodySink, HttpRequest, HttpResponder, HttpService
 from pyetcd.store.members import Member, Members
 
@@ -26,12 +30,14 @@ class PeerPort:
         facts: Facts,
         members: Members,
         lease: LeaseApi,
+        cluster: ClusterApi,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._raft = PeerRequests(transport)
         self._facts = facts
         self._members = members
         self._lease = lease
+        self._cluster = cluster
         self._loop = loop
         self._cluster_header = {"X-Etcd-Cluster-ID": f"{transport.identity.cluster_id:x}"}
         # Bound: one per request under way, and each connection has one at a time.
@@ -48,16 +54,14 @@ class PeerPort:
             task = self._loop.create_task(self._leases(request, responder))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+        elif path.startswith(PROMOTE_PATH):
+            self._promote(request, responder)
         elif path not in ("/members", HASH_PATH, "/version", "/downgrade/enabled"):
             responder.send(404, _TEXT, b"404 page not found\n")
         elif request.method != "GET":
             responder.send(405, {**_TEXT, "Allow": "GET"}, b"Method Not Allowed\n")
         elif path == "/members":
-            body = json.dumps(
-                [member_fields(member) for member in self._members.all()], separators=(",", ":")
-            )
-            headers = {"Content-Type": "application/json", **self._cluster_header}
-            responder.send(200, headers, body.encode() + b"\n")
+            self._send_members(responder, self._members.all())
         elif path == HASH_PATH:
             self._hash_kv(request, responder)
         elif path == "/version":
@@ -86,6 +90,35 @@ class PeerPort:
             return responder.send(200, headers, body)
 
         return self._facts.hash_kv(revision, done)
+
+    def _promote(self, request: HttpRequest, responder: HttpResponder) -> None:
+        """Asked by a member that does not lead (server/promotion.py)."""
+        if request.method != "POST":
+            return responder.send(405, {**_TEXT, "Allow": "POST"}, b"Method Not Allowed\n")
+        text = {**_TEXT, **self._cluster_header}
+        id = request.path.removeprefix(PROMOTE_PATH)
+        if not (id.isascii() and id.isdigit()) or int(id) >= 1 << 64:
+            return responder.send(404, text, f"member {id} not found in cluster\n".encode())
+
+        def done(found: Sequence[Member] | EtcdError) -> None:
+            if isinstance(found, MemberNotFound):
+                responder.send(404, text, f"{ID_NOT_FOUND}\n".encode())
+            elif isinstance(found, MemberNotLearner):
+                responder.send(412, text, f"{NOT_LEARNER}\n".encode())
+            elif isinstance(found, LearnerNotReady):
+                responder.send(412, text, f"{found.text}\n".encode())
+            elif isinstance(found, EtcdError):
+                headers = {"Content-Type": "application/json", **self._cluster_header}
+                responder.send(500, headers, b'{"message":"Internal Server Error"}')
+            else:
+                self._send_members(responder, found)
+
+        return self._cluster.promote(int(id), done)
+
+    def _send_members(self, responder: HttpResponder, members: Sequence[Member]) -> None:
+        body = json.dumps([member_fields(member) for member in members], separators=(",", ":"))
+        headers = {"Content-Type": "application/json", **self._cluster_header}
+        responder.send(200, headers, body.encode() + b"\n")
 
     async def _leases(self, request: HttpRequest, responder: HttpResponder) -> None:
         if request.method != "POST":

@@ -101,11 +101,16 @@ def parse_members(response: Response) -> RemoteCluster:
     cluster_id = parse_id(response.headers.get("x-etcd-cluster-id", ""))
     if cluster_id is None:
         raise ValueError("no cluster id")
-    fields = json.loads(response.body)
+    return RemoteCluster(cluster_id, parse_member_list(response.body))
+
+
+def parse_member_list(body: bytes) -> tuple[Member, ...]:
+    """In order of their ids. ValueError for anything else."""
+    fields = json.loads(body)
     if not isinstance(fields, list):
         raise ValueError("no list of members")
     members = [_parse_member(item) for item in fields]
-    return RemoteCluster(cluster_id, tuple(sorted(members, key=lambda member: member.id)))
+    return tuple(sorted(members, key=lambda member: member.id))
 
 
 def parse_versions(body: bytes) -> Versions:

@@ -251,6 +251,9 @@ class Process:
         self.tap = Tap(proposer)
         return self.tap
 
+    def forward_promotion(self, facts: Any) -> None:
+        """The operator asks another member."""
+
     async def common_version(self) -> str:
         return "3.5.0"
 
