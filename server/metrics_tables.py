@@ -67,9 +67,7 @@ _COUNTERS = (
     _counter("etcd_mvcc_put_total", "apply", "Puts."),
     _counter("etcd_mvcc_range_total", "apply", "Ranges read."),
     _counter("etcd_mvcc_txn_total", "apply", "Transactions."),
-    _counter(
-        "pyetcd_disk_stalls_total", "driver", "Such commits."
-    ),
+    _counter("pyetcd_disk_stalls_total", "driver", "Such commits."),
     _counter(_N + "client_grpc_received_bytes_total", "listener", "Bytes from gRPC clients."),
     _counter(_N + "client_grpc_sent_bytes_total", "listener", "Bytes to gRPC clients."),
     _counter(_N + "disconnected_peers_total", "transport", "Peers lost.", "Local", "Remote"),

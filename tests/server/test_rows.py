@@ -279,6 +279,7 @@ def test_row_4_a_snapshot_in_the_middle_of_a_defragmentation(
         membership=cast(Any, None),
         turns=cast(Any, None),
         reads=cast(Any, None),
+        driver=cast(Any, None),
         loop=cast(Any, loop),
     )
     done: list[bool] = []
