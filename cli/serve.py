@@ -88,6 +88,7 @@ def _start_log(config: Config) -> None:
 
 def _run_member(config: Config) -> int:
     # Imported late: a mistake in a flag is answered without loading the server.
+    from pyetcd.cli import rejoin
     from pyetcd.server.member import run
     from pyetcd.store import failpoints
     from pyetcd.store.db import ForeignFile, StorageFailure
@@ -99,7 +100,7 @@ def _run_member(config: Config) -> int:
             raise StartupRefused(f"PYETCD_FAILPOINTS: {error}") from error
         logs.get(__name__).warn("failpoints are armed: for tests only", failpoints=armed)
     try:
-        return run(config)
+        return rejoin.serve(config, run)
     except (ForeignFile, StorageFailure) as error:
         raise StartupRefused(str(error)) from error
 

@@ -15,6 +15,7 @@ from pyetcd.raft.types import ConfState, SnapshotMeta
 from pyetcd.server.bootstrap import Plan
 from pyetcd.server.datafiles import TOKEN, wal_path
 from pyetcd.server.datafiles import has_member as has_member
+from pyetcd.server.datafiles import known_members as known_members
 from pyetcd.server.datafiles import kv_path as kv_path
 from pyetcd.server.datafiles import look as look
 from pyetcd.server.datafiles import refuse_foreign as refuse_foreign

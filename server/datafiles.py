@@ -228,6 +228,15 @@ def refuse_other(data_dir: str, found: Identity, config: Config) -> None:
         )
 
 
+def known_members(data_dir: str) -> tuple[int, tuple[Member, ...]]:
+    """The member id and the members, as the keyspace has them, whatever the log has. Raises
+    ForeignFile and StorageFailure."""
+    kv = kv_path(data_dir)
+    meta = dict(_select(kv, "SELECT key, value FROM meta"))
+    members = tuple(decode_context(row[0])[0] for row in _select(kv, _MEMBERS))
+    return unsigned(meta.get(META_MEMBER_ID, 0)), members
+
+
 def refuse_foreign(data_dir: str) -> None:
     """Data that is not a member of ours must not be taken over by mistake."""
     member = os.path.join(data_dir, "member")

@@ -24,6 +24,7 @@ class Facts:
 
     server_version = SERVER_VERSION
     space: SpaceWatch | None = None  # of the disk; none is looked at without it
+    is_log_lost = False  # a learner in the place of a member whose log was lost
 
     def __init__(
         self,

@@ -28,6 +28,7 @@ def feed(metrics: Metrics, core: Core, *, client_listener: Listener) -> None:
         "etcd_server_quota_backend_bytes": lambda: core.tuning.quota_bytes,
         "etcd_mvcc_db_total_size_in_bytes": lambda: backend.size_bytes,
         "etcd_mvcc_db_total_size_in_use_in_bytes": lambda: backend.in_use_bytes,
+        "pyetcd_log_lost": lambda: facts.is_log_lost,
         "pyetcd_disk_stalled": lambda: facts.is_disk_stalled,
         "pyetcd_disk_stalls_total": lambda: core.driver.disk_stalls_total,
         "pyetcd_loop_lag_seconds_max": lambda: core.driver.loop_lag_s_max,

@@ -149,7 +149,7 @@ class Driver:
         self._offer_held = False
         self._refused = False
         self._scheduled = False
-        self._stopped = False
+        self._stopped = self._halted = False
         self._idle: asyncio.Future[None] | None = None
         self._tick_listeners: list[TickListener] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -237,6 +237,12 @@ class Driver:
             self.replica.node.tick()
         self.wake()
 
+    def halt(self) -> None:
+        """Promise nothing any more, at once: a commit under way ends, and nobody hears of it."""
+        self._stopped = self._halted = True
+        if self._timer is not None:
+            self._timer.cancel()
+
     async def stop(self) -> None:
         """Let the batch under way finish, then end the thread."""
         self._stopped = True
@@ -268,6 +274,8 @@ class Driver:
                 listener.ticked()
         except Exception as error:  # see _turn
             self._fatal(error)
+        if self._halted:
+            return
         self._timer = self._loop.call_at(self._next_tick_s, self._tick)
         self.wake()
 
@@ -371,6 +379,8 @@ class Driver:
             self.wake()
 
     def _committed(self) -> None:
+        if self._halted:
+            return
         if self.is_disk_stalled:
             self.is_disk_stalled = False
             took_s = self._loop.time() - self._commit_at_s

@@ -46,13 +46,14 @@ from pyetcd.server.propose import Proposer
 from pyetcd.server.replica import Machine
 from pyetcd.server.secure import MemberTls
 from pyetcd.server.serving import Serving
-from pyetcd.server.startup import Bound, StartupRefused, bind_all, notify_ready
+from pyetcd.server.startup import Bound, LogWasLost, StartupRefused, bind_all, notify_ready
 from pyetcd.server.version import SERVER_VERSION, pyetcd_version
 from pyetcd.server.workers import Workers
 from pyetcd.store import members
 from pyetcd.store.db import ForeignFile, StorageFailure
 from pyetcd.store.lockfile import LockFile
 from pyetcd.store.space import Reserve, make_room
+from pyetcd.store.walscan import LogDamaged
 
 STOP_GRACE_S = 2.0  # for requests that are under way when the process is told to stop
 # A removed member goes on for this long (etcd: stopWithDelay). Its word that the removal is
@@ -60,6 +61,7 @@ STOP_GRACE_S = 2.0  # for requests that are under way when the process is told t
 REMOVED_STOP_S = 1.0
 PUBLISH_AGAIN_S = 1.0
 PUBLISH_RETRY_S = 0.1
+PROMOTE_AGAIN_S = 0.5
 HURRY_PAUSE_S = 0.05
 HURRY_TRIES = 100  # five seconds, as etcd waits for its peers
 DISK_EXIT = 1
@@ -72,18 +74,22 @@ UNCOMMITTED_BYTES_MAX = 256 << 20
 LEASE_POST_BYTES_MAX = 64 * 1024
 
 
-def run(config: Config) -> int:
+def run(config: Config, rejoined: Callable[[], None] | None = None) -> int:
     """Serve until a signal, a removal or a failure; the exit status, 128 + number for a signal.
 
+    With `rejoined`, a learner that has replaced a member whose log was lost: it asks to be promoted
+    and calls back when it was.
+
     Raises StartupRefused when the member cannot start; then nothing was created or changed.
+    LogWasLost also later, when the leader knows of entries that this member once had.
     """
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_main(config))
+        return runner.run(_main(config, rejoined))
 
 
-async def _main(config: Config) -> int:
+async def _main(config: Config, rejoined: Callable[[], None] | None) -> int:
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[int] = loop.create_future()
 
@@ -95,9 +101,12 @@ async def _main(config: Config) -> int:
         loop.add_signal_handler(number, end, 128 + number)
     member = await Member.open(config, end)
     loop.set_exception_handler(member.on_loop_error)
-    await member.start()
+    await member.start(rejoined)
     logs.release()
     status = await ended
+    if member.lost is not None:
+        await member.abandon()
+        raise _log_was_lost(config.data_dir, _lost_text(config, member.lost)) from member.lost
     await member.stop()
     return status
 
@@ -142,8 +151,24 @@ async def _open_data(config: Config, peer_client: HttpClient) -> tuple[DataDir, 
         plan = await plan_start(initial, peer_client)
         lock = LockFile.claim(config.member_dir)
         return datadir.create(path, plan=plan, token=config.initial_cluster_token, lock=lock), plan
+    except LogDamaged as error:
+        raise _log_was_lost(path, str(error)) from error
     except (ForeignFile, BootstrapError, StorageFailure, ValueError) as error:
         raise StartupRefused(str(error)) from error
+
+
+def _log_was_lost(data_dir: str, text: str) -> StartupRefused:
+    """With who may help, if the keyspace can say it."""
+    try:
+        id, found = datadir.known_members(data_dir)
+    except (ForeignFile, StorageFailure, ValueError, KeyError, TypeError, AssertionError):
+        return StartupRefused(text)
+    return LogWasLost(
+        text,
+        member_id=id,
+        peer_urls=[url for member in found if member.id == id for url in member.peer_urls],
+        client_urls=[url for member in found if member.id != id for url in member.client_urls],
+    )
 
 
 def _force_new_cluster(config: Config, data: DataDir) -> None:
@@ -198,12 +223,19 @@ def _jwt_options(config: Config) -> JwtOptions | None:
         raise StartupRefused(str(error)) from error
 
 
+def _lost_text(config: Config, error: LogLost) -> str:
+    return (
+        f"{config.data_dir}: the log has lost entries that were acknowledged ({error.detail});"
+        " remove this member from the cluster, empty its data directory and add it again"
+    )
+
+
 def _identity(config: Config, data: DataDir) -> Identity:
     urls = tuple(url.text for url in config.initial_advertise_peer_urls)
     return Identity(data.wal.member_id, data.wal.cluster_id, urls, pyetcd_version())
 
 
-def _answer(future: "asyncio.Future[Message | EtcdError]", answer: Message | EtcdError) -> None:
+def _answer(future: "asyncio.Future[Any]", answer: object) -> None:
     if not future.done():
         future.set_result(answer)
 
@@ -231,11 +263,7 @@ class Member:
         except LogLost as error:
             _close(clients + peers)
             data.abandon()
-            raise StartupRefused(
-                f"{config.data_dir}: the log has lost entries that were acknowledged"
-                f" ({error.detail}); remove this member from the cluster, empty its data directory"
-                " and add it again"
-            ) from error
+            raise _log_was_lost(config.data_dir, _lost_text(config, error)) from error
 
     def __init__(
         self,
@@ -255,6 +283,7 @@ class Member:
         self._data = data
         self._end = end
         self._is_removed = False
+        self.lost: LogLost | None = None
         self._log = logs.get("member")
         self.loop = loop = asyncio.get_running_loop()
         self.clock: Clock = SystemClock()
@@ -271,10 +300,11 @@ class Member:
         self._known_peers = plan.peers if plan is not None else []
         self._publishing: asyncio.Task[None] | None = None
         self._starting: asyncio.Task[None] | None = None
+        self._rejoining: asyncio.Task[None] | None = None
 
     # Life
 
-    async def start(self) -> None:
+    async def start(self, rejoined: Callable[[], None] | None = None) -> None:
         """Peers first, then raft, then clients once this member has published itself."""
         for note in self._data.notes:
             self._log.warn(note)
@@ -294,6 +324,9 @@ class Member:
         if self.config.initial_election_tick_advance:
             self._starting = self.loop.create_task(self._hurry_election())
         self._publishing = self.loop.create_task(self._publish())
+        if rejoined is not None:
+            self.core.facts.is_log_lost = True
+            self._rejoining = self.loop.create_task(self._rejoin(rejoined))
         # What start-up made stays for good: the collector need not look at it again. Gen 2 then
         # runs seldom enough that its pauses stay far below a heartbeat.
         gc.collect()
@@ -337,12 +370,37 @@ class Member:
         self._log.info("ready to serve client requests")
         notify_ready(os.environ)
 
+    async def _rejoin(self, rejoined: Callable[[], None]) -> None:
+        """Be promoted once this learner has caught up, which the leader decides."""
+        promote = self.forward_promotion(self.core.facts)
+        while True:
+            me = self.core.machine.members.get(self.id)
+            if me is not None and not me.is_learner:
+                break
+            answered: asyncio.Future[Any] = self.loop.create_future()
+            promote(self.id, partial(_answer, answered))
+            await answered
+            await asyncio.sleep(PROMOTE_AGAIN_S)
+        self.core.facts.is_log_lost = False
+        rejoined()
+
+    async def abandon(self) -> None:
+        """After the log was found to be lost: close everything, and promise nothing more."""
+        self._cancel_tasks()
+        await self.serving.stop(0.0)
+        await self.core.transport.stop()
+        self.workers.stop()
+        self._data.abandon()
+
+    def _cancel_tasks(self) -> None:
+        for task in (self._starting, self._publishing, self._rejoining):
+            if task is not None:
+                task.cancel()
+
     async def stop(self) -> None:
         """Hand over the lead, answer what is under way, close everything."""
         self._log.info("stopping member", local_member_id=f"{self.id:x}")
-        for task in (self._starting, self._publishing):
-            if task is not None:
-                task.cancel()
+        self._cancel_tasks()
         handed: asyncio.Future[EtcdError | None] = self.loop.create_future()
         core = self.core
         core.membership.hand_over(lambda error: None if handed.done() else handed.set_result(error))
@@ -387,11 +445,13 @@ class Member:
         if isinstance(error, StorageFailure):
             self._log.fatal("the disk failed: stopping at once", error=error.reason)
         elif isinstance(error, LogLost):
-            self._log.fatal(
-                "this member has lost acknowledged log entries and must not vote: remove it from "
-                "the cluster, empty its data directory and add it again",
+            self._log.error(
+                "this member has lost acknowledged log entries and must not vote",
                 error=error.detail,
             )
+            self.core.driver.halt()
+            self.lost = error
+            return self._end(DISK_EXIT)
         else:
             self._log.fatal(
                 "internal error: stopping at once",
@@ -443,7 +503,7 @@ class Member:
                 found.append(versions.server if versions is not None else None)
         return members.decide_cluster_version(found)
 
-    def forward_promotion(self, facts: Facts) -> Forward | None:
+    def forward_promotion(self, facts: Facts) -> Forward:
         return Promotion(
             self._transport.client,
             facts.leader_peer_urls,

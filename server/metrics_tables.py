@@ -126,6 +126,7 @@ _GAUGES = (
     _gauge("etcd_grpc_proxy_cache_misses_total", "unused", "gRPC proxy: misses."),
     _gauge("etcd_grpc_proxy_watchers_coalescing_total", "unused", "gRPC proxy: merged watchers."),
     _gauge("pyetcd_disk_stalled", "driver", "1 while a commit of the log outlasts an election."),
+    _gauge("pyetcd_log_lost", "member", "1 while a member whose log was lost comes back."),
     _gauge("pyetcd_loop_lag_seconds_max", "driver", "The latest a tick has been."),
     _gauge("etcd_mvcc_db_open_read_transactions", "backend", "Open read transactions."),
     _gauge("etcd_mvcc_db_total_size_in_bytes", "backend", "Size of the keyspace file."),

@@ -25,6 +25,7 @@ _PROGRESS = ("StateProbe", "StateReplicate", "StateSnapshot")
 _JSON_HEADERS = (("Content-Type", "application/json"),)
 _HEALTH_HEADERS = (("Content-Type", "text/plain; charset=utf-8"),)
 DISK_STALLED = "DISK STALLED"
+LOG_LOST = "LOG LOST"  # until the member has caught up again
 
 
 class OpsSource(Protocol):
@@ -35,6 +36,8 @@ class OpsSource(Protocol):
 
     @property
     def is_learner(self) -> bool: ...
+
+    is_log_lost: bool  # a learner in the place of a member whose log was lost
 
     @property
     def is_disk_stalled(self) -> bool:
@@ -106,6 +109,8 @@ class Ops:
         if not reason and not serializable:
             if self._source.is_disk_stalled:
                 reason = DISK_STALLED
+            elif self._source.is_log_lost:
+                reason = LOG_LOST
             elif not self._source.has_leader:
                 reason = "RAFT NO LEADER"
 

@@ -35,7 +35,7 @@ class Source:
     def __init__(self) -> None:
         self.has_leader = True
         self.is_learner = False
-        self.is_disk_stalled = False
+        self.is_disk_stalled = self.is_log_lost = False
         self.alarms: list[AlarmMember] = []
         self.error: EtcdError | None = None
         self.waiting: list[Callable[[EtcdError | None], None]] = []
