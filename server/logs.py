@@ -35,9 +35,11 @@ LINES_MAX = 8192
 LINES_RESERVE = 1024
 # A longer line is cut: a log is no place for a payload.
 LINE_BYTES_MAX = 64 * 1024
-# The longest time that `held` keeps lines back: a start that waits (for a lock, for other members)
-# must be seen to wait.
+# `held` keeps lines back until a second has passed in which the process only waited (for a lock,
+# for other members): that must be seen. A start that works is over soon, on a slow machine later.
 HOLD_S = 1.0
+HOLD_CPU_S = 0.01
+HOLD_S_MAX = 30.0
 
 LEVELS: Mapping[str, int] = {
     "debug": 10,
@@ -68,7 +70,7 @@ def configure(
 
     `outputs`: default, stderr, stdout, systemd/journal, or file paths, as --log-outputs.
     `held`: write nothing yet, so that a refused start can leave one plain line on standard error
-    and no log around it; `release` or HOLD_S later the lines come out.
+    and no log around it; `release` lets the lines out, or a start that waits.
     """
     global _level, _writer
     opened: list[Output] = []
@@ -287,9 +289,18 @@ class _Writer:
             for output in self._outputs:
                 output.close()
 
-    def _run(self) -> None:
-        self._released.wait(HOLD_S)
+    def _hold(self) -> None:
+        used_s = time.process_time()
+        for _ in range(int(HOLD_S_MAX / HOLD_S)):
+            if self._released.wait(HOLD_S):
+                return
+            before_s, used_s = used_s, time.process_time()
+            if used_s - before_s < HOLD_CPU_S:
+                break
         self._released.set()
+
+    def _run(self) -> None:
+        self._hold()
         while True:
             self._wake.wait()
             self._wake.clear()
