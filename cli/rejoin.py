@@ -3,7 +3,7 @@
 It must not vote: it could help to elect somebody who has forgotten what was promised. So it asks
 the other members, who are a majority without it, to remove it and to add it again as a learner,
 puts its data directory aside, and starts anew under the id it was given. As a learner it receives
-everything; once it has caught up it asks to be promoted.
+everything; once it has caught up it asks to be promoted, if it was a voter.
 
     1 rejoin.json says what is being done        nothing has changed yet
     2 the old id is removed, the same URLs are added as a learner
@@ -23,7 +23,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from pyetcd.server import logs
 from pyetcd.server.config import Config
@@ -35,7 +35,13 @@ ASK_TIMEOUT_S: Final = 3.0
 CHANGE_TIMEOUT_S: Final = 40.0
 PAUSE_S: Final = 0.5
 
-Serve = Callable[[Config, Callable[[], None] | None], int]
+
+class Serve(Protocol):
+    """server/member.py: run"""
+
+    def __call__(
+        self, config: Config, rejoined: Callable[[], None] | None = None, *, promote: bool = True
+    ) -> int: ...
 
 
 class Refused(Exception):
@@ -62,6 +68,7 @@ class Plan:
     new_id: int = 0
     cluster: str = ""
     is_moved: bool = False
+    was_learner: bool = False  # and stays one
 
 
 class Cluster:
@@ -134,11 +141,17 @@ def serve(
     plan = _read(path)
     if plan is None:
         try:
-            return run(config, None)
+            return run(config)
         except LogWasLost as lost:
-            plan = Plan(lost.member_id, lost.text, list(lost.peer_urls), list(lost.client_urls))
-            if not plan.endpoints or not plan.peer_urls:
+            if not lost.client_urls or not lost.peer_urls or config.force_new_cluster:
                 raise
+            plan = Plan(
+                lost.member_id,
+                lost.text,
+                list(lost.peer_urls),
+                list(lost.client_urls),
+                was_learner=lost.is_learner,
+            )
             _tell("this member has lost acknowledged log entries: re-joining as a learner", plan)
             try:
                 cluster(config, plan.endpoints).members()
@@ -146,7 +159,7 @@ def serve(
                 raise StartupRefused(f"{lost.text} (not done by itself: {error})") from error
             _write(path, plan)
     config = _go_on(config, plan, path, cluster(config, plan.endpoints))
-    return run(config, lambda: _done(path, plan))
+    return run(config, lambda: _done(path, plan), promote=not plan.was_learner)
 
 
 def _go_on(config: Config, plan: Plan, path: str, cluster: Any) -> Config:
@@ -207,10 +220,10 @@ def _move_aside(data_dir: str) -> None:
 
 
 def _done(path: str, plan: Plan) -> None:
-    """Promoted."""
+    """Promoted, or a learner again."""
     os.unlink(path)
     _sync(os.path.dirname(path))
-    _tell("re-joined and promoted; what was lost lies in member.lost-<n>", plan)
+    _tell("re-joined; what was lost lies in member.lost-<n>", plan)
 
 
 def _tell(msg: str, plan: Plan) -> None:

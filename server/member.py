@@ -74,11 +74,11 @@ UNCOMMITTED_BYTES_MAX = 256 << 20
 LEASE_POST_BYTES_MAX = 64 * 1024
 
 
-def run(config: Config, rejoined: Callable[[], None] | None = None) -> int:
+def run(config: Config, rejoined: Callable[[], None] | None = None, *, promote: bool = True) -> int:
     """Serve until a signal, a removal or a failure; the exit status, 128 + number for a signal.
 
     With `rejoined`, a learner that has replaced a member whose log was lost: it asks to be promoted
-    and calls back when it was.
+    and calls back when it was; with promote=False it stays one and calls back once it serves.
 
     Raises StartupRefused when the member cannot start; then nothing was created or changed.
     LogWasLost also later, when the leader knows of entries that this member once had.
@@ -86,10 +86,10 @@ def run(config: Config, rejoined: Callable[[], None] | None = None) -> int:
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_main(config, rejoined))
+        return runner.run(_main(config, rejoined, promote=promote))
 
 
-async def _main(config: Config, rejoined: Callable[[], None] | None) -> int:
+async def _main(config: Config, rejoined: Callable[[], None] | None, *, promote: bool) -> int:
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[int] = loop.create_future()
 
@@ -101,7 +101,7 @@ async def _main(config: Config, rejoined: Callable[[], None] | None) -> int:
         loop.add_signal_handler(number, end, 128 + number)
     member = await Member.open(config, end)
     loop.set_exception_handler(member.on_loop_error)
-    await member.start(rejoined)
+    await member.start(rejoined, promote=promote)
     logs.release()
     status = await ended
     if member.lost is not None:
@@ -166,6 +166,7 @@ def _log_was_lost(data_dir: str, text: str) -> StartupRefused:
     return LogWasLost(
         text,
         member_id=id,
+        is_learner=any(member.is_learner for member in found if member.id == id),
         peer_urls=[url for member in found if member.id == id for url in member.peer_urls],
         client_urls=[url for member in found if member.id != id for url in member.client_urls],
     )
@@ -304,7 +305,9 @@ class Member:
 
     # Life
 
-    async def start(self, rejoined: Callable[[], None] | None = None) -> None:
+    async def start(
+        self, rejoined: Callable[[], None] | None = None, *, promote: bool = True
+    ) -> None:
         """Peers first, then raft, then clients once this member has published itself."""
         for note in self._data.notes:
             self._log.warn(note)
@@ -326,7 +329,7 @@ class Member:
         self._publishing = self.loop.create_task(self._publish())
         if rejoined is not None:
             self.core.facts.is_log_lost = True
-            self._rejoining = self.loop.create_task(self._rejoin(rejoined))
+            self._rejoining = self.loop.create_task(self._rejoin(rejoined, promote=promote))
         # What start-up made stays for good: the collector need not look at it again. Gen 2 then
         # runs seldom enough that its pauses stay far below a heartbeat.
         gc.collect()
@@ -370,15 +373,17 @@ class Member:
         self._log.info("ready to serve client requests")
         notify_ready(os.environ)
 
-    async def _rejoin(self, rejoined: Callable[[], None]) -> None:
+    async def _rejoin(self, rejoined: Callable[[], None], *, promote: bool) -> None:
         """Be promoted once this learner has caught up, which the leader decides."""
-        promote = self.forward_promotion(self.core.facts)
-        while True:
+        assert self._publishing is not None
+        await self._publishing
+        ask = self.forward_promotion(self.core.facts)
+        while promote:
             me = self.core.machine.members.get(self.id)
             if me is not None and not me.is_learner:
                 break
             answered: asyncio.Future[Any] = self.loop.create_future()
-            promote(self.id, partial(_answer, answered))
+            ask(self.id, partial(_answer, answered))
             await answered
             await asyncio.sleep(PROMOTE_AGAIN_S)
         self.core.facts.is_log_lost = False

@@ -28,11 +28,18 @@ class LogWasLost(StartupRefused):
     """The log has forgotten what it promised: this member must not vote. Who may help is known."""
 
     def __init__(
-        self, text: str, *, member_id: int, peer_urls: Sequence[str], client_urls: Sequence[str]
+        self,
+        text: str,
+        *,
+        member_id: int,
+        is_learner: bool,
+        peer_urls: Sequence[str],
+        client_urls: Sequence[str],
     ) -> None:
         """`peer_urls` are this member's own, `client_urls` those of all others."""
         super().__init__(text)
         self.member_id = member_id
+        self.is_learner = is_learner
         self.peer_urls = tuple(peer_urls)
         self.client_urls = tuple(client_urls)
 

@@ -1,5 +1,6 @@
 """The way back of a member whose log was lost, ended at every step and begun again."""
 
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -64,6 +65,7 @@ class Machine:
         (folder / "member").mkdir(parents=True)
         (folder / "member" / "wal.db").write_text("old")
         self.left = 0
+        self.was_learner = False
         self.others = Others(self.step)
         self.started: list[Any] = []
         sync = rejoin._sync
@@ -83,14 +85,18 @@ class Machine:
         if self.left == 0:
             raise Crash
 
-    def run(self, config: Any, rejoined: Callable[[], None] | None) -> int:
+    def run(
+        self, config: Any, rejoined: Callable[[], None] | None = None, *, promote: bool = True
+    ) -> int:
         if rejoined is None:
             raise LogWasLost(
                 "the log is lost",
                 member_id=OLD,
+                is_learner=self.was_learner,
                 peer_urls=[URL],
                 client_urls=["http://127.0.0.1:12379", "http://127.0.0.1:22379"],
             )
+        assert promote is not self.was_learner
         self.started.append(config)
         member = self.folder / "member"
         assert not member.exists() or (member / "wal.db").read_text() == "new"
@@ -135,6 +141,18 @@ def test_every_crash_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert crashes > 15
 
 
+def test_a_learner_stays_one(machine: Machine) -> None:
+    machine.was_learner = True
+    assert machine.start() == 0 and len(machine.started) == 1
+
+
+def test_a_forced_new_cluster_asks_nobody(machine: Machine) -> None:
+    machine.config = dataclasses.replace(machine.config, force_new_cluster=True)
+    with pytest.raises(LogWasLost):
+        machine.start()
+    assert machine.others.changes == []
+
+
 def test_nothing_is_done_when_nobody_answers(machine: Machine) -> None:
     machine.others.refusal = "http://127.0.0.1:12379: Deadline Exceeded"
     with pytest.raises(StartupRefused, match=r"the log is lost .not done by itself: http://127"):
@@ -171,7 +189,7 @@ def test_a_plan_that_cannot_be_read(machine: Machine) -> None:
 
 
 def test_any_other_refusal_stays_one(machine: Machine) -> None:
-    def run(config: Any, rejoined: object) -> int:
+    def run(config: Any, rejoined: object = None, *, promote: bool = True) -> int:
         raise StartupRefused("something else")
 
     with pytest.raises(StartupRefused, match="something else"):
