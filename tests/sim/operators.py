@@ -155,7 +155,8 @@ class Caretaker(Client):
             except snapshot.SnapshotFailed as error:
                 world.say(process.member.name, f"made no copy: {error}")
                 return
-            check_copy(world, process.member, target)
+            with process.member.disk.spared():
+                check_copy(world, process.member, target)
             db.remove_if_exists(target)
 
         process.workers.run(job, lambda _: call.reply(b""))
