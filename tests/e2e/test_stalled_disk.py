@@ -78,8 +78,6 @@ def test_a_stalled_leader_is_followed_by_another(machine: Any, wait_until: Any) 
     assert put("after", others[0])
     assert (
         b"pyetcd_disk_stalls_total"
-        in urllib.request.urlopen(
-            f"http://{slow.endpoint}/metrics", timeout=10
-        ).read()
+        in urllib.request.urlopen(f"http://{slow.endpoint}/metrics", timeout=10).read()
     )
     assert "the log's disk has stalled" in slow.log
