@@ -13,6 +13,7 @@ everything; once it has caught up it asks to be promoted, if it was a voter.
     6 rejoin.json goes
 
 Rules. Every step looks first whether it was done: a crash anywhere is continued by the next start.
+A loss that only a leader knew of is written down before anybody is asked: the files look sound.
 What is lost is not voted on meanwhile: while rejoin.json is there, the old log is not opened.
 Without a majority of other members nothing is done and the start is refused, as it is for a member
 that is alone: the first question is a linearizable one.
@@ -143,7 +144,7 @@ def serve(
         try:
             return run(config)
         except LogWasLost as lost:
-            if not lost.client_urls or not lost.peer_urls or config.force_new_cluster:
+            if config.force_new_cluster:
                 raise
             plan = Plan(
                 lost.member_id,
@@ -152,6 +153,10 @@ def serve(
                 list(lost.client_urls),
                 was_learner=lost.is_learner,
             )
+            if not lost.is_in_files:
+                _write(path, plan)  # whatever the others say: the old log must not vote again
+            if not plan.endpoints or not plan.peer_urls:
+                raise
             _tell("this member has lost acknowledged log entries: re-joining as a learner", plan)
             try:
                 cluster(config, plan.endpoints).members()

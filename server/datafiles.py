@@ -229,12 +229,14 @@ def refuse_other(data_dir: str, found: Identity, config: Config) -> None:
 
 
 def known_members(data_dir: str) -> tuple[int, tuple[Member, ...]]:
-    """The member id and the members, as the keyspace has them, whatever the log has. Raises
-    ForeignFile and StorageFailure."""
-    kv = kv_path(data_dir)
-    meta = dict(_select(kv, "SELECT key, value FROM meta"))
-    members = tuple(decode_context(row[0])[0] for row in _select(kv, _MEMBERS))
-    return unsigned(meta.get(META_MEMBER_ID, 0)), members
+    """The member id, as the log has it, and the members, as the keyspace has them: whose the
+    keyspace is it may not know yet, when it came from the leader a moment ago. Raises ForeignFile
+    and StorageFailure."""
+    rows = _select(wal_path(data_dir), "SELECT member_id FROM meta")
+    if len(rows) != 1:
+        raise ForeignFile(wal_path(data_dir), "holds no member", REMEDY)
+    members = tuple(decode_context(row[0])[0] for row in _select(kv_path(data_dir), _MEMBERS))
+    return unsigned(rows[0][0]), members
 
 
 def refuse_foreign(data_dir: str) -> None:

@@ -106,7 +106,8 @@ async def _main(config: Config, rejoined: Callable[[], None] | None, *, promote:
     status = await ended
     if member.lost is not None:
         await member.abandon()
-        raise _log_was_lost(config.data_dir, _lost_text(config, member.lost)) from member.lost
+        text = _lost_text(config, member.lost)
+        raise _log_was_lost(config, text, is_in_files=False) from member.lost
     await member.stop()
     return status
 
@@ -152,23 +153,29 @@ async def _open_data(config: Config, peer_client: HttpClient) -> tuple[DataDir, 
         lock = LockFile.claim(config.member_dir)
         return datadir.create(path, plan=plan, token=config.initial_cluster_token, lock=lock), plan
     except LogDamaged as error:
-        raise _log_was_lost(path, str(error)) from error
+        raise _log_was_lost(config, str(error), is_in_files=True) from error
     except (ForeignFile, BootstrapError, StorageFailure, ValueError) as error:
         raise StartupRefused(str(error)) from error
 
 
-def _log_was_lost(data_dir: str, text: str) -> StartupRefused:
-    """With who may help, if the keyspace can say it."""
+def _log_was_lost(config: Config, text: str, *, is_in_files: bool) -> StartupRefused:
+    """With who may help, if the files can say it. A member is removed in the name of this one: so
+    the files and the flags must mean the same member."""
     try:
-        id, found = datadir.known_members(data_dir)
+        id, found = datadir.known_members(config.data_dir)
     except (ForeignFile, StorageFailure, ValueError, KeyError, TypeError, AssertionError):
+        return StartupRefused(text)
+    mine = next((member for member in found if member.id == id), None)
+    flagged = {url.text for url in config.initial_advertise_peer_urls}
+    if mine is None or set(mine.peer_urls) != flagged:
         return StartupRefused(text)
     return LogWasLost(
         text,
         member_id=id,
-        is_learner=any(member.is_learner for member in found if member.id == id),
-        peer_urls=[url for member in found if member.id == id for url in member.peer_urls],
+        is_learner=mine.is_learner,
+        peer_urls=mine.peer_urls,
         client_urls=[url for member in found if member.id != id for url in member.client_urls],
+        is_in_files=is_in_files,
     )
 
 
@@ -264,7 +271,7 @@ class Member:
         except LogLost as error:
             _close(clients + peers)
             data.abandon()
-            raise _log_was_lost(config.data_dir, _lost_text(config, error)) from error
+            raise _log_was_lost(config, _lost_text(config, error), is_in_files=True) from error
 
     def __init__(
         self,

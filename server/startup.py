@@ -35,9 +35,12 @@ class LogWasLost(StartupRefused):
         is_learner: bool,
         peer_urls: Sequence[str],
         client_urls: Sequence[str],
+        is_in_files: bool = True,
     ) -> None:
-        """`peer_urls` are this member's own, `client_urls` those of all others."""
+        """`peer_urls` are this member's own, `client_urls` those of all others. Unless the loss
+        `is_in_files`, only a leader knew of it: the next start would not see it, and vote."""
         super().__init__(text)
+        self.is_in_files = is_in_files
         self.member_id = member_id
         self.is_learner = is_learner
         self.peer_urls = tuple(peer_urls)

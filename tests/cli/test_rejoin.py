@@ -66,6 +66,7 @@ class Machine:
         (folder / "member" / "wal.db").write_text("old")
         self.left = 0
         self.was_learner = False
+        self.is_in_files = True
         self.others = Others(self.step)
         self.started: list[Any] = []
         sync = rejoin._sync
@@ -95,6 +96,7 @@ class Machine:
                 is_learner=self.was_learner,
                 peer_urls=[URL],
                 client_urls=["http://127.0.0.1:12379", "http://127.0.0.1:22379"],
+                is_in_files=self.is_in_files,
             )
         assert promote is not self.was_learner
         self.started.append(config)
@@ -159,6 +161,21 @@ def test_nothing_is_done_when_nobody_answers(machine: Machine) -> None:
         machine.start()
     assert [path.name for path in machine.folder.iterdir()] == ["member"]
     assert machine.others.changes == []
+
+
+def test_a_loss_that_only_the_leader_knew_of_is_written_down(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two such members of three would elect each other at their next start."""
+    monkeypatch.setattr(rejoin, "CHANGE_TIMEOUT_S", 0.0)
+    machine.is_in_files = False
+    machine.others.refusal = "nobody"
+    with pytest.raises(StartupRefused, match="not done by itself"):
+        machine.start()
+    with pytest.raises(StartupRefused, match="cannot go on"):  # and the old log is not opened
+        machine.start()
+    machine.others.refusal = ""
+    assert machine.start() == 0 and machine.others.changes == ["remove", "add"]
 
 
 def test_urls_that_belong_to_somebody_else(machine: Machine) -> None:

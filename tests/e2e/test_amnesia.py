@@ -1,4 +1,4 @@
-"""A member whose log has lost acknowledged entries comes back as a learner, and never votes before.
+"""A member whose log has lost acknowledged entries comes back as a learner once that is seen.
 
 The loss is made as it happens: an old copy of the log beside the newer keyspace (seen at the
 start), or an old copy of both (seen when the leader speaks of entries that it once had).

@@ -9,7 +9,7 @@ import pytest
 
 from pyetcd.raft.types import ConfState, HardState, Ready, Snapshot, SnapshotMeta
 from pyetcd.server.datadir import DataDir, settle
-from pyetcd.server.datafiles import Identity, look
+from pyetcd.server.datafiles import Identity, known_members, look
 from pyetcd.store.backend import META_MEMBER_ID, Backend
 from pyetcd.store.db import PAGE_BYTES, ForeignFile
 from pyetcd.store.wal import Wal
@@ -119,3 +119,14 @@ def test_raft_begins_with_the_configuration_of_the_keyspace(tmp_path: Path) -> N
     settle(cast(DataDir, SimpleNamespace(backend=full, wal=wal)), now)
     assert wal.initial_state()[1] == now
     wal.close()
+
+
+def test_who_lost_its_log_is_said_by_the_log(tmp_path: Path) -> None:
+    """The keyspace may have come from the leader a moment ago: its owner must not be removed."""
+    killed_after_installation(tmp_path, applied_index=INSTALLED_INDEX)
+    kv = tmp_path / "member" / "kv.db"
+    (tmp_path / "member" / "kv.db-wal").unlink()  # a power cut: it says whose it was
+    backend = Backend.open(str(kv), create=False)
+    assert backend.meta_get(META_MEMBER_ID) == 2
+    backend.close()
+    assert known_members(str(tmp_path))[0] == 1
