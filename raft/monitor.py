@@ -58,6 +58,8 @@ class Monitor:
     def __init__(self) -> None:
         self.steps_total = 0
         self.entries_total = 0
+        # Nodes whose disk is damaged: nobody can say what it still holds, and they will not vote.
+        self.excused: set[int] = set()
         self._nodes: dict[int, _Node] = {}
         # The trie: places are numbered, the root is 0.
         self._places: dict[tuple[int, int, int, bytes], int] = {}
@@ -308,7 +310,10 @@ class Monitor:
                 held = []
                 for id in half:
                     node = self._nodes.get(id)
-                    held.append(0 if node is None else node.stored if durable else node.agrees)
+                    if id in self.excused:
+                        held.append(EVERYTHING)
+                    else:
+                        held.append(0 if node is None else node.stored if durable else node.agrees)
                 held.sort()
                 # Of n voters a quorum leaves (n - 1) // 2 out: one more must have it.
                 best = max(best, held[len(held) // 2])

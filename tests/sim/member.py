@@ -411,7 +411,7 @@ class LogThread:
         try:
             job()
         except Exception as error:
-            assert disk.is_dead or disk.failed, error
+            assert disk.is_dead or disk.failed or self._member.is_flipped, error
 
     def stop(self) -> None:
         pass

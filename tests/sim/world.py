@@ -612,7 +612,7 @@ class World:
             with member.disk.spared():
                 self.raft_checker.step(member.id, process.node, member.starts)
         except StorageFailure:
-            pass
+            self.raft_checker.damaged(member.id)
 
     def _look_at_log(self, member: SimulatedMember) -> None:
         """What is durable now must be what was promised."""

@@ -54,7 +54,6 @@ class RaftChecker:
         before = self._seen.get(id)
         if before == seen:
             return False
-        self._seen[id] = seen
         then = self._views.get(id)
         if then is not None and before is not None and before[0] == log_seen:
             first, prev_term, window = then.first, then.prev_term, then.log
@@ -63,6 +62,7 @@ class RaftChecker:
             first = log.first_index
             first = max(first, min(floor, log.committed, log.last_index) - 16)
             prev_term, window = log.term(first - 1), self._window(log, first)
+        self._seen[id] = seen  # not before: the window may be damaged
         durable = log.offset - 1
         if log.unstable_snapshot is not None:  # on the disk is still what was there before
             # (or an earlier snapshot, when two came quickly)
@@ -88,6 +88,10 @@ class RaftChecker:
                     f"leader {now.id:x} of term {now.term} counts {now.commit}, of term {term}",
                 )
 
+    def damaged(self, id: int) -> None:
+        """Its disk cannot be read any more."""
+        self.monitor.excused.add(id)
+
     def voted(self, id: int, term: int, vote: int) -> None:
         """Others were told so: from here on it must be on the disk (thesis 3.8)."""
         self._votes[id] = (term, vote)
@@ -111,6 +115,7 @@ class RaftChecker:
 
     def crashed(self, id: int, wal: Wal, start: int) -> None:
         """It counts on with what its disk holds."""
+        self.monitor.excused.discard(id)
         state, conf_state = wal.initial_state()
         first, last = wal.first_index(), wal.last_index()
         entries: list[Entry] = []
