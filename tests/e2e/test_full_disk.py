@@ -221,6 +221,7 @@ def test_one_member(machine, small_disk, mounts, wait_until, is_killed):
     if is_killed:
         node.kill()
         node.start()
+        client = Client(node.endpoint)  # the old one may still write to the connection that broke
     wait_until(lambda: client.alarms() == [member_id], "the alarm")
     gone = check_full(client, member_id, lease_id)
     assert not node.has_ended(), node.log
