@@ -275,5 +275,8 @@ def _sync(folder: str) -> None:
 def _content(path: str) -> bytes | None:
     if not path:
         return None
-    with open(path, "rb") as file:
-        return file.read()
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise Refused(f"open {path}: {(error.strerror or str(error)).lower()}") from error

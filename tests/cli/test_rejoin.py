@@ -198,6 +198,12 @@ def test_the_old_log_is_not_opened_while_it_is_under_way(
     assert machine.started == [] and (machine.folder / "rejoin.json").exists()
 
 
+def test_a_certificate_that_cannot_be_read_is_a_refusal(machine: Machine, tmp_path: Path) -> None:
+    config = dataclasses.replace(machine.config, trusted_ca_file=str(tmp_path / "none.pem"))
+    with pytest.raises(rejoin.Refused, match=r"open .*none\.pem: no such file"):
+        rejoin.Cluster(config, ["https://127.0.0.1:1"]).members()
+
+
 def test_a_plan_that_cannot_be_read(machine: Machine) -> None:
     for text in ("", "{", "[]", json.dumps({"what": 1})):
         (machine.folder / "rejoin.json").write_text(text)
