@@ -15,6 +15,7 @@ everything; once it has caught up it asks to be promoted, if it was a voter.
 Rules. Every step looks first whether it was done: a crash anywhere is continued by the next start.
 A loss that only a leader knew of is written down before anybody is asked: the files look sound.
 What is lost is not voted on meanwhile: while rejoin.json is there, the old log is not opened.
+Nobody is removed who answers under the lost id: then this directory is a copy of that one's.
 Without a majority of other members nothing is done and the start is refused, as it is for a member
 that is alone: the first question is a linearizable one.
 """
@@ -56,6 +57,7 @@ class Found:
     id: int
     name: str
     peer_urls: tuple[str, ...]
+    client_urls: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(slots=True)
@@ -83,19 +85,30 @@ class Cluster:
         from pyetcd.proto import rpc_pb2 as rpc
 
         request = rpc.MemberListRequest(linearizable=True)
-        answer = self._ask("MemberList", request, rpc.MemberListResponse)
-        return [Found(m.ID, m.name, tuple(m.peerURLs)) for m in answer.members]
+        answer = self._ask("Cluster/MemberList", request, rpc.MemberListResponse)
+        return [Found(m.ID, m.name, tuple(m.peerURLs), tuple(m.clientURLs)) for m in answer.members]
+
+    def who_answers(self, client_urls: Sequence[str]) -> int:
+        """The id of the member that serves at these URLs, 0 if nobody does."""
+        from pyetcd.proto import rpc_pb2 as rpc
+
+        there = Cluster(self._config, client_urls)
+        try:
+            answer = there._ask("Maintenance/Status", rpc.StatusRequest(), rpc.StatusResponse)
+        except Refused:
+            return 0
+        return int(answer.header.member_id)
 
     def remove(self, id: int) -> None:
         from pyetcd.proto import rpc_pb2 as rpc
 
-        self._ask("MemberRemove", rpc.MemberRemoveRequest(ID=id), rpc.MemberRemoveResponse)
+        self._ask("Cluster/MemberRemove", rpc.MemberRemoveRequest(ID=id), rpc.MemberRemoveResponse)
 
     def add_learner(self, peer_urls: Sequence[str]) -> None:
         from pyetcd.proto import rpc_pb2 as rpc
 
         request = rpc.MemberAddRequest(peerURLs=peer_urls, isLearner=True)
-        self._ask("MemberAdd", request, rpc.MemberAddResponse)
+        self._ask("Cluster/MemberAdd", request, rpc.MemberAddResponse)
 
     def _ask(self, name: str, request: Any, response: Any) -> Any:
         """The first answer; each step looks at the members first, so it may be asked twice."""
@@ -105,7 +118,7 @@ class Cluster:
         for endpoint in self._endpoints:
             with self._channel(endpoint) as channel:
                 call = channel.unary_unary(
-                    f"/etcdserverpb.Cluster/{name}",
+                    f"/etcdserverpb.{name}",
                     request_serializer=lambda message: message.SerializeToString(),
                     response_deserializer=response.FromString,
                 )
@@ -194,7 +207,13 @@ def _change_membership(config: Config, plan: Plan, cluster: Any) -> None:
         try:
             members = cluster.members()
             ours = [m for m in members if set(m.peer_urls) & set(plan.peer_urls)]
-            if any(m.id == plan.lost_id for m in members):
+            if lost := [m for m in members if m.id == plan.lost_id]:
+                if cluster.who_answers(lost[0].client_urls) == plan.lost_id:
+                    raise StartupRefused(
+                        f"{plan.reason} (member {plan.lost_id:x} is running, at "
+                        f"{','.join(lost[0].client_urls)}: this data directory is a copy of its; "
+                        "empty it and add a member of its own)"
+                    )
                 cluster.remove(plan.lost_id)
                 _tell("removed from the cluster", plan)
             elif not ours:
@@ -204,7 +223,9 @@ def _change_membership(config: Config, plan: Plan, cluster: Any) -> None:
             else:
                 plan.new_id = ours[0].id
                 plan.cluster = ",".join(
-                    f"{m.name or config.name}={url}" for m in members for url in m.peer_urls
+                    f"{config.name if m.id == plan.new_id else f'{m.id:x}'}={url}"
+                    for m in members  # by their ids: names may be equal, or empty
+                    for url in m.peer_urls
                 )
                 return
         except Refused:

@@ -33,6 +33,7 @@ class Others:
         ]
         self.changes: list[str] = []
         self.refusal = ""
+        self.running = 0
 
     def __call__(self, config: Any, endpoints: Sequence[str]) -> "Others":
         assert list(endpoints) == ["http://127.0.0.1:12379", "http://127.0.0.1:22379"]
@@ -43,6 +44,9 @@ class Others:
             raise rejoin.Refused(self.refusal)
         self.step()
         return list(self.listed)
+
+    def who_answers(self, client_urls: Sequence[str]) -> int:
+        return self.running
 
     def remove(self, id: int) -> None:
         self.step()
@@ -136,7 +140,7 @@ def test_every_crash_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             started = machine.started[-1]
             assert started.initial_cluster_state == "existing"
             assert started.initial_cluster == (
-                f"m1=http://127.0.0.1:12380,m2=http://127.0.0.1:22380,m3={URL}"
+                f"1=http://127.0.0.1:12380,2=http://127.0.0.1:22380,m3={URL}"
             )
         if crashes < number:
             break
@@ -183,6 +187,22 @@ def test_urls_that_belong_to_somebody_else(machine: Machine) -> None:
     with pytest.raises(StartupRefused, match="its URLs belong to new-m3 now"):
         machine.start()
     assert machine.others.changes == []
+
+
+def test_a_copy_of_a_running_members_directory_removes_nobody(machine: Machine) -> None:
+    machine.others.running = OLD
+    with pytest.raises(StartupRefused, match=r"member a is running, at .*is a copy"):
+        machine.start()
+    assert machine.others.changes == []
+
+
+def test_members_with_the_same_name_or_none(machine: Machine) -> None:
+    machine.others.listed[0] = rejoin.Found(1, "m3", ("http://127.0.0.1:12380",))
+    machine.others.listed[1] = rejoin.Found(2, "", ("http://127.0.0.1:22380",))
+    assert machine.start() == 0
+    assert machine.started[0].initial_cluster == (
+        f"1=http://127.0.0.1:12380,2=http://127.0.0.1:22380,m3={URL}"
+    )
 
 
 def test_the_old_log_is_not_opened_while_it_is_under_way(

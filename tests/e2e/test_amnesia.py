@@ -53,6 +53,7 @@ def lose(machine: Any, nodes: list[Any], *, kept: str) -> tuple[Any, Path]:
     put(machine, victim, 5, 5)
     victim.signal(signal.SIGTERM)
     victim.wait()
+    shutil.copytree(folder, machine.folder / f"sound-{victim.name}")
     for path in folder.glob(kept):
         path.unlink()
     for path in old.glob(kept):
@@ -111,3 +112,35 @@ def test_a_member_that_is_alone_is_refused(machine: Any) -> None:
     assert victim.wait(30) == 1
     assert "do not run this member on" in victim.log.strip().splitlines()[-1]
     assert not (folder.parent / "rejoin.json").exists()
+
+
+def test_a_copy_of_a_running_members_directory_is_refused(machine: Any, free_ports: Any) -> None:
+    """Its log is older than its keyspace, as in a copy of files that were being written."""
+    nodes = machine.cluster(3)
+    victim, folder = lose(machine, nodes, kept="wal.db*")
+    shutil.move(folder.parent, machine.folder / "copy")
+    shutil.copytree(machine.folder / f"sound-{victim.name}", folder)
+    victim.start().wait_healthy()
+    ids = {name: member["ID"] for name, member in members(machine, victim).items()}
+    client, peer = free_ports(2)
+    flags = [
+        flag
+        for flag in victim.argv
+        if not flag.startswith(("--data-dir", "--listen-", "--advertise-client"))
+    ]
+    copy = machine.process(
+        [
+            *flags,
+            f"--data-dir={machine.folder / 'copy'}",
+            f"--listen-client-urls=http://127.0.0.1:{client}",
+            f"--advertise-client-urls=http://127.0.0.1:{client}",
+            f"--listen-peer-urls=http://127.0.0.1:{peer}",
+        ],
+        name="copy",
+        client_port=client,
+    )
+    copy.start()
+    assert copy.wait(60) == 1
+    assert "this data directory is a copy" in copy.log.strip().splitlines()[-1]
+    assert {name: member["ID"] for name, member in members(machine, victim).items()} == ids
+    assert put(machine, victim, 20, 1) is None and not victim.has_ended()
