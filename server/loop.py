@@ -243,6 +243,10 @@ class Driver:
         if self._timer is not None:
             self._timer.cancel()
 
+    def join(self) -> None:
+        """After `halt`: returns when no commit runs any more, so that the log can be closed."""
+        self._thread.stop()
+
     async def stop(self) -> None:
         """Let the batch under way finish, then end the thread."""
         self._stopped = True

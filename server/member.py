@@ -402,6 +402,7 @@ class Member:
         await self.serving.stop(0.0)
         await self.core.transport.stop()
         self.workers.stop()
+        self.core.driver.join()
         self._data.abandon()
 
     def _cancel_tasks(self) -> None:

@@ -1,6 +1,7 @@
 """The driver: failures in a tick end the member, refused batches wait for the next tick."""
 
 import asyncio
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -68,6 +69,32 @@ def test_a_failure_in_a_tick_is_fatal(where):
         )
 
     assert isinstance(run(make, until), StorageFailure)
+
+
+def test_a_halted_driver_waits_for_the_commit_that_runs():
+    """The log of a member that has lost entries is closed next."""
+    began, go_on = threading.Event(), threading.Event()
+    ended = []
+
+    def commit():
+        began.set()
+        assert go_on.wait(10)
+        ended.append(True)
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        replica = Replica(tick=lambda: None)
+        driver = Driver(replica, loop=loop, tick_s=10.0, fatal=lambda error: None)
+        driver.bind(SimpleNamespace(has_queued=False))
+        driver.start([])
+        driver.commits.submit(commit, lambda: None)
+        await asyncio.to_thread(began.wait, 10)
+        driver.halt()
+        loop.run_in_executor(None, go_on.set)
+        driver.join()
+        assert ended
+
+    asyncio.run(main())
 
 
 def test_a_refused_batch_keeps_its_order_and_waits_for_a_tick():
