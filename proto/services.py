@@ -1,7 +1,8 @@
 """The method table: every RPC once, with its messages, its kind and its JSON gateway paths.
 
 Whatever needs the list of methods (dispatch, gateway, metrics, authorisation matrix, client) reads
-it here. Paths, names and kinds are those of etcd 3.5, plus KV.RangeStream of 3.7.
+it here. Paths, names and kinds are those of etcd 3.5, plus KV.RangeStream of 3.7 and gRPC's server
+reflection.
 """
 
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from google.protobuf.message import Message
 from pyetcd.proto import election_pb2 as election
 from pyetcd.proto import health_pb2 as health
 from pyetcd.proto import lock_pb2 as lock
+from pyetcd.proto import reflection_pb2 as reflection
+from pyetcd.proto import reflection_v1alpha_pb2 as reflection_v1alpha
 from pyetcd.proto import rpc_pb2 as rpc
 
 
@@ -367,6 +370,20 @@ _ROWS = (
         health.HealthCheckRequest,
         health.HealthCheckResponse,
         Kind.SERVER_STREAM,
+        (),
+    ),
+    Method(
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        reflection.ServerReflectionRequest,
+        reflection.ServerReflectionResponse,
+        Kind.BIDI,
+        (),
+    ),
+    Method(
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        reflection_v1alpha.ServerReflectionRequest,
+        reflection_v1alpha.ServerReflectionResponse,
+        Kind.BIDI,
         (),
     ),
 )

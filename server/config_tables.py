@@ -487,8 +487,7 @@ class Options:
     )
     experimental_stop_grpc_service_on_defrag: bool = _experimental.boolean(
         "experimental-stop-grpc-service-on-defrag",
-        "Report not serving meanwhile (since 3.5.10).",
-        effect=LATER,
+        "gRPC health says NOT_SERVING during a defragmentation (since 3.5.10).",
     )
 
     # ---- unsafe ----

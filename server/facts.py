@@ -46,6 +46,9 @@ class Facts:
         self._reads = reads
         self._driver = driver
         self._loop = loop
+        self.defragmenting = 0  # under way
+        # Each is told when a defragmentation begins, and the seconds it took when it has ended.
+        self.defragment_hooks: list[Callable[[float | None], object]] = []
 
     # Raft
 
@@ -108,10 +111,24 @@ class Facts:
 
     def defragment(self, done: Callable[[], None]) -> None:
         """Give free pages back, a slice at a time: nobody waits for it but the caller."""
-        if self._machine.defragment_step(DEFRAGMENT_PAGES):
-            self._loop.call_later(0.001, self.defragment, done)
-        else:
+        began_s = self._loop.time()
+        self.defragmenting += 1
+        for hook in self.defragment_hooks:
+            hook(None)
+
+        def ended() -> None:
+            self.defragmenting -= 1
+            for hook in self.defragment_hooks:
+                hook(self._loop.time() - began_s)
             done()
+
+        self._defragment_on(ended)
+
+    def _defragment_on(self, ended: Callable[[], None]) -> None:
+        if self._machine.defragment_step(DEFRAGMENT_PAGES):
+            self._loop.call_later(0.001, self._defragment_on, ended)
+        else:
+            ended()
 
     # The quota, asked before a write is proposed
 

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from pyetcd.proto.services import METHODS
-from pyetcd.server.api import health
 from pyetcd.server.api.guard import OnLearner, never
+from pyetcd.server.api.health import HealthApi
+from pyetcd.server.api.reflection import ReflectionApi, service_names
 from pyetcd.server.config import Config
 from pyetcd.server.core import Core
 from pyetcd.server.http.ops import Ops
@@ -30,6 +31,10 @@ GUARDED_STREAMS = (
     "/etcdserverpb.KV/RangeStream",
     "/etcdserverpb.Maintenance/Snapshot",
     "/v3electionpb.Election/Observe",
+)
+REFLECTION = (
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 )
 
 
@@ -53,6 +58,10 @@ class Serving:
         self._guard = core.guard
         self._services = core.services
         self._access = core.access
+        self._health = HealthApi(
+            core.loop, stops_on_defrag=config.experimental_stop_grpc_service_on_defrag
+        )
+        core.facts.defragment_hooks.append(self._health.defragmented)
         limits = Limits(
             request_bytes_max=config.max_request_bytes + GRPC_OVERHEAD_BYTES,
             keepalive_interval_s=config.grpc_keepalive_interval_s,
@@ -124,7 +133,7 @@ class Serving:
             "/v3electionpb.Election/Proclaim": services.election.proclaim,
             "/v3electionpb.Election/Leader": services.election.leader,
             "/v3electionpb.Election/Resign": services.election.resign,
-            "/grpc.health.v1.Health/Check": health.check,
+            "/grpc.health.v1.Health/Check": self._health.check,
             **services.auth.handlers(),
         }
         streams: dict[str, StreamHandler] = {
@@ -133,8 +142,10 @@ class Serving:
             "/etcdserverpb.KV/RangeStream": services.range_stream.range_stream,
             "/etcdserverpb.Maintenance/Snapshot": services.snapshot.snapshot,
             "/v3electionpb.Election/Observe": services.election.observe,
-            "/grpc.health.v1.Health/Watch": health.watch,
+            "/grpc.health.v1.Health/Watch": self._health.watch,
         }
+        reflection = ReflectionApi(service_names([*unary, *streams, *REFLECTION]))
+        streams |= dict.fromkeys(REFLECTION, reflection.info)
         on_learner: dict[str, OnLearner] = {
             "/etcdserverpb.KV/Range": lambda request: bool(request.serializable),
             "/etcdserverpb.Maintenance/Status": lambda request: True,

@@ -16,6 +16,8 @@ from pyetcd.proto import auth_pb2 as auth
 from pyetcd.proto import election_pb2 as election
 from pyetcd.proto import health_pb2 as health
 from pyetcd.proto import lock_pb2 as lock
+from pyetcd.proto import reflection_pb2 as reflection
+from pyetcd.proto import reflection_v1alpha_pb2 as reflection_v1alpha
 from pyetcd.proto import rpc_pb2 as rpc
 from pyetcd.proto.services import METHODS, Kind
 
@@ -44,6 +46,8 @@ KV, LEASE = "/etcdserverpb.KV/", "/etcdserverpb.Lease/"
 CLUSTER, MAINTENANCE = "/etcdserverpb.Cluster/", "/etcdserverpb.Maintenance/"
 AUTH = "/etcdserverpb.Auth/"
 LOCK, ELECTION, HEALTH = "/v3lockpb.Lock/", "/v3electionpb.Election/", "/grpc.health.v1.Health/"
+REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+REFLECTION_ALPHA = REFLECTION.replace("v1", "v1alpha")
 
 EVERYBODY = set(CALLERS)
 ALL_USERS = set(USERS)
@@ -149,6 +153,8 @@ ROWS = {
     ELECTION + "Resign": [(election.ResignRequest(leader=LEADER), {"prefix", "root"})],
     HEALTH + "Check": [(health.HealthCheckRequest(), EVERYBODY)],
     HEALTH + "Watch": [(health.HealthCheckRequest(), EVERYBODY)],
+    REFLECTION: [(reflection.ServerReflectionRequest(list_services="*"), EVERYBODY)],
+    REFLECTION_ALPHA: [(reflection_v1alpha.ServerReflectionRequest(list_services="*"), EVERYBODY)],
     # The last, for it takes everybody's token.
     AUTH + "AuthDisable": [(rpc.AuthDisableRequest(), ROOT)],
 }

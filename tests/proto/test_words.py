@@ -16,6 +16,8 @@ SERVICES = [
     "v3lockpb.Lock",
     "v3electionpb.Election",
     "grpc.health.v1.Health",
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
 ]
 
 
@@ -44,7 +46,7 @@ def test_the_table_is_the_services_of_the_proto_files() -> None:
         for path, row in METHODS.items()
     }
     assert table == declared
-    assert len(table) == 48 + 1 + 2  # etcd 3.5, KV.RangeStream of 3.7, health
+    assert len(table) == 48 + 1 + 2 + 2  # etcd 3.5, KV.RangeStream of 3.7, health, reflection
 
 
 def test_errors_are_found_by_their_text() -> None:

@@ -271,7 +271,9 @@ def test_row_4_a_snapshot_in_the_middle_of_a_defragmentation(
     assert free_pages > 3 * DEFRAGMENT_PAGES
 
     later: list[tuple[Callable[..., None], Any]] = []
-    loop = SimpleNamespace(call_later=lambda _, function, done: later.append((function, done)))
+    loop = SimpleNamespace(
+        call_later=lambda _, function, done: later.append((function, done)), time=lambda: 0.0
+    )
     facts = Facts(
         1,
         node=follower.node,
