@@ -62,6 +62,8 @@ class Chores:
         election_timeout_s: float,
         versions: Versions,
         kv_path: str,
+        compact_rows_max: int | None = None,
+        compact_pause_s: float = COMPACT_PAUSE_S,
     ) -> None:
         self._node = node
         self._machine = machine
@@ -71,6 +73,8 @@ class Chores:
         self._monotonic_s = monotonic_s
         self._election_timeout_s = election_timeout_s
         self._versions = versions
+        self._compact_rows_max = compact_rows_max
+        self._compact_pause_s = compact_pause_s
         self._wal_path = f"{kv_path}-wal"
         self._leases_at_s = self._versions_at_s = self._checkpoint_at_s = 0.0
         self._scrub_at_s = monotonic_s() + SCRUB_FIRST_S
@@ -128,12 +132,18 @@ class Chores:
     def _compact(self) -> None:
         self._compacting = None
         until_s = self._monotonic_s() + COMPACT_SLICE_S
+        left = self._compact_rows_max  # in this slice; None: as many as there is time for
         for _ in range(COMPACT_STEPS_MAX):
-            if not self._machine.compact_step():
+            deleted = self._machine.compaction.deleted
+            if not self._machine.compact_step(left):
                 return
+            if left is not None:
+                left -= self._machine.compaction.deleted - deleted
+                if left <= 0:
+                    break
             if self._monotonic_s() >= until_s:
                 break
-        self._compacting = self._loop.call_later(COMPACT_PAUSE_S, self._compact)
+        self._compacting = self._loop.call_later(self._compact_pause_s, self._compact)
 
     # Leases
 

@@ -18,7 +18,13 @@ from pyetcd.server.config_file import read_file
 from pyetcd.server.config_help import document, help_text, usage_text
 from pyetcd.server.config_options import ConfigError, Effect, Kind, Note, Option, env_name
 from pyetcd.server.config_tables import IGNORED_FLAGS, Options
-from pyetcd.server.config_values import Url, go_quote, parse_duration_ns, parse_url
+from pyetcd.server.config_values import (
+    UINT32_MAX,
+    Url,
+    go_quote,
+    parse_duration_ns,
+    parse_url,
+)
 from pyetcd.server.version import version_text
 
 __all__ = ["OPTIONS", "Config", "ConfigError", "EarlyExit", "Note", "Url", "load"]
@@ -33,6 +39,7 @@ QUOTA_BYTES_DEFAULT = 2 * 1024**3
 QUOTA_BYTES_SOUND = 8 * 1024**3
 REQUEST_BYTES_SOUND = 10 * 1024**2
 PEER_TIMEOUT_S_MIN = 5.0
+LEASE_CHECKPOINT_INTERVAL_S = 300.0  # etcd: defaultLeaseCheckpointInterval
 
 
 class EarlyExit(Exception):
@@ -80,8 +87,34 @@ class Config(Options):
         return self.backend_batch_limit or 10_000
 
     @property
-    def compaction_batch_limit(self) -> int:
-        return self.experimental_compaction_batch_limit or 1000
+    def client_urls(self) -> tuple[Url, ...]:
+        """Where clients are listened for, whatever they speak."""
+        return (*self.listen_client_urls, *self.listen_client_http_urls)
+
+    @property
+    def streams_max(self) -> int | None:
+        """Of a connection; 0 is read as no limit, and None is for the listener's own."""
+        if "max-concurrent-streams" not in self.given:
+            return None
+        return self.max_concurrent_streams or UINT32_MAX
+
+    @property
+    def compaction_batch_limit(self) -> int | None:
+        """None: as many as a slice has time for."""
+        limit = self.experimental_compaction_batch_limit
+        return max(limit, 1) if limit else None
+
+    @property
+    def compaction_pause_s(self) -> float:
+        return self.experimental_compaction_sleep_interval_s or 0.01
+
+    @property
+    def lease_checkpoint_interval_s(self) -> float:
+        """0 for none; they are on unless they were turned off."""
+        off = "experimental-enable-lease-checkpoint" in self.given
+        if off and not self.experimental_enable_lease_checkpoint:
+            return 0.0
+        return LEASE_CHECKPOINT_INTERVAL_S
 
     @property
     def watch_progress_interval_s(self) -> float:

@@ -21,7 +21,8 @@ def validate(config: Options) -> None:
     """Raises ConfigError."""
     _check_logging(config)
     for urls in (
-        config.listen_peer_urls, config.listen_client_urls, config.listen_metrics_urls
+        config.listen_peer_urls, config.listen_client_urls, config.listen_client_http_urls,
+        config.listen_metrics_urls,
     ):  # fmt: skip
         _check_listen(urls)
     _check_advertised("initial-advertise-peer-urls", config.initial_advertise_peer_urls)
@@ -47,17 +48,23 @@ def refuse_unsupported(config: Options, changed: Sequence[Option]) -> None:
                 f"--{option.flag} is not supported by this version of pyetcd; remove it"
             )
     if not (config.cert_file and config.key_file) and not config.auto_tls:
-        for url in config.listen_client_urls:
+        for url in (*config.listen_client_urls, *config.listen_client_http_urls):
             if url.is_tls:
                 raise ConfigError(
                     "TLS key/cert (--cert-file, --key-file) must be provided for client url "
                     f"{url} with HTTPS scheme"
                 )
-    for url in config.listen_metrics_urls:
-        if url.is_tls:
+        if any(url.is_tls for url in config.listen_metrics_urls):
             raise ConfigError(
-                f"--listen-metrics-urls: TLS is not supported by this version of pyetcd ({url}); "
-                "use an http URL"
+                "client TLS key/cert (--cert-file, --key-file) must be provided for metrics "
+                "secure url"
+            )
+    grpc_addresses = {url.address for url in config.listen_client_urls}
+    for url in config.listen_client_http_urls:
+        if url.address in grpc_addresses:
+            raise ConfigError(
+                "cannot bind both --client-listen-urls and --client-listen-http-urls on the same "
+                f"url {url}"
             )
 
 

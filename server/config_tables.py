@@ -93,14 +93,13 @@ class Options:
     listen_client_http_urls: tuple[Url, ...] = _member.urls(
         "listen-client-http-urls",
         "",
-        "Where to listen for HTTP/1.1 clients apart from gRPC (since 3.5.9).",
-        effect=LATER,
+        "Where to listen for HTTP apart from gRPC; listen-client-urls then serve gRPC alone (since "
+        "3.5.9).",
     )
     listen_metrics_urls: tuple[Url, ...] = _member.urls(
         "listen-metrics-urls",
         "",
-        "Extra listeners for /metrics and /health alone.",
-        effect=LATER,
+        "Extra listeners for metrics and health alone; they answer from the start on.",
     )
     max_snapshots: int = _member.number(
         "max-snapshots", 5, "Snapshot files to keep; pyetcd keeps none.", effect=NONE
@@ -118,15 +117,13 @@ class Options:
     backend_batch_interval_s: float = _member.duration(
         "backend-batch-interval",
         0.0,
-        "Longest time between two commits of the keyspace; 0 means 100ms.",
-        effect=LATER,
+        "Longest time between two commits of the keyspace, in heartbeats; 0 means 100ms.",
     )
     backend_batch_limit: int = _member.number(
         "backend-batch-limit",
         0,
         "Most changes in one commit of the keyspace; 0 means 10000.",
         signed=True,
-        effect=LATER,
     )
     max_txn_ops: int = _member.number("max-txn-ops", 128, "Most operations in one transaction.")
     max_request_bytes: int = _member.number(
@@ -135,9 +132,8 @@ class Options:
     max_concurrent_streams: int = _member.number(
         "max-concurrent-streams",
         UINT32_MAX,
-        "Most open streams per connection (since 3.5.9).",
+        "Most open streams per connection (since 3.5.9); when not given, 1000.",
         value_max=UINT32_MAX,
-        effect=LATER,
     )
     grpc_keepalive_min_time_s: float = _member.duration(
         "grpc-keepalive-min-time", 5.0, "Clients that ping more often than this are sent away."
@@ -159,14 +155,12 @@ class Options:
         5.0,
         "Read timeout of peer connections; at least 5s.",
         yaml="",
-        effect=LATER,
     )
     raft_write_timeout_s: float = _member.duration(
         "raft-write-timeout",
         5.0,
         "Write timeout of peer connections; at least 5s.",
         yaml="",
-        effect=LATER,
     )
 
     # ---- clustering ----
@@ -193,10 +187,16 @@ class Options:
         "discovery", "", "URL of a v2 discovery service.", effect=REFUSED
     )
     discovery_fallback: str = _cluster.choice(
-        "discovery-fallback", ("proxy", "exit"), "What to do when discovery fails.", effect=LATER
+        "discovery-fallback",
+        ("proxy", "exit"),
+        "What to do when discovery fails; there is none.",
+        effect=NONE,
     )
     discovery_proxy: str = _cluster.text(
-        "discovery-proxy", "", "HTTP proxy on the way to the discovery service.", effect=LATER
+        "discovery-proxy",
+        "",
+        "HTTP proxy on the way to the discovery service; there is none.",
+        effect=NONE,
     )
     discovery_srv: str = _cluster.text(
         "discovery-srv", "", "DNS domain whose SRV records name the members.", effect=REFUSED
@@ -352,32 +352,34 @@ class Options:
 
     # ---- distributed tracing ----
     experimental_enable_distributed_tracing: bool = _tracing.boolean(
-        "experimental-enable-distributed-tracing", "Send traces.", effect=LATER
+        "experimental-enable-distributed-tracing",
+        "Send traces; pyetcd makes none, and asks for no OpenTelemetry.",
+        effect=NONE,
     )
     experimental_distributed_tracing_address: str = _tracing.text(
         "experimental-distributed-tracing-address",
         "localhost:4317",
         "Where to send them.",
-        effect=LATER,
+        effect=NONE,
     )
     experimental_distributed_tracing_service_name: str = _tracing.text(
         "experimental-distributed-tracing-service-name",
         "etcd",
         "Service name in traces.",
-        effect=LATER,
+        effect=NONE,
     )
     experimental_distributed_tracing_instance_id: str = _tracing.text(
         "experimental-distributed-tracing-instance-id",
         "",
         "This member's id in traces.",
-        effect=LATER,
+        effect=NONE,
     )
     experimental_distributed_tracing_sampling_rate: int = _tracing.number(
         "experimental-distributed-tracing-sampling-rate",
         0,
         "Traces per million requests (since 3.5.5).",
         signed=True,
-        effect=LATER,
+        effect=NONE,
     )
 
     # ---- v2 proxy ----
@@ -425,26 +427,23 @@ class Options:
     )
     experimental_enable_lease_checkpoint: bool = _experimental.boolean(
         "experimental-enable-lease-checkpoint",
-        "Keep remaining TTLs over a change of leader.",
-        effect=LATER,
+        "Keep remaining TTLs over a change of leader; on unless set to false.",
     )
     experimental_enable_lease_checkpoint_persist: bool = _experimental.boolean(
         "experimental-enable-lease-checkpoint-persist",
-        "Keep them over restarts as well (since 3.5.2).",
-        effect=LATER,
+        "Keep them over restarts as well; whoever keeps them at all does, here.",
+        effect=NONE,
     )
     experimental_compaction_batch_limit: int = _experimental.number(
         "experimental-compaction-batch-limit",
         0,
-        "Revisions removed per step of a compaction; 0 means 1000.",
+        "Most revisions removed before a compaction rests; 0 means as many as 10ms allow.",
         signed=True,
-        effect=LATER,
     )
     experimental_compaction_sleep_interval_s: float = _experimental.duration(
         "experimental-compaction-sleep-interval",
         0.0,
         "Pause between two steps; 0 means 10ms (since 3.5.10).",
-        effect=LATER,
     )
     experimental_watch_progress_notify_interval_s: float = _experimental.duration(
         "experimental-watch-progress-notify-interval",
@@ -460,8 +459,7 @@ class Options:
     experimental_warning_apply_duration_s: float = _experimental.duration(
         "experimental-warning-apply-duration",
         0.1,
-        "Requests slower than this are logged.",
-        effect=LATER,
+        "Batches of entries that take longer to apply are logged and counted.",
     )
     experimental_memory_mlock: bool = _experimental.boolean(
         "experimental-memory-mlock", "Keep all memory in RAM.", effect=LATER
@@ -483,7 +481,6 @@ class Options:
         5000,
         "Entries kept behind a cut of the log for slow members (since 3.5.11).",
         yaml="experimental-snapshot-catch-up-entries",
-        effect=LATER,
     )
     experimental_stop_grpc_service_on_defrag: bool = _experimental.boolean(
         "experimental-stop-grpc-service-on-defrag",

@@ -29,14 +29,20 @@ from pyetcd.server.api.lease import LeaseApi, Post
 from pyetcd.server.api.local import Local
 from pyetcd.server.api.maintenance import MaintenanceApi
 from pyetcd.server.api.watch import WatchApi
-from pyetcd.server.chores import Chores
+from pyetcd.server.chores import COMPACT_PAUSE_S, Chores
 from pyetcd.server.clock import Clock, Rng
 from pyetcd.server.compactor import Compactor
 from pyetcd.server.datadir import DataDir
 from pyetcd.server.facts import Facts
 from pyetcd.server.jwt_tokens import JwtOptions, JwtTokens
-from pyetcd.server.loop import Commits, Driver, TickListener
-from pyetcd.server.machine import TOKEN_TTL_S, StateMachine, load_conf_state
+from pyetcd.server.loop import SLOW_APPLY_S, Commits, Driver, TickListener
+from pyetcd.server.machine import (
+    COMMIT_CHANGES_MAX,
+    COMMIT_INTERVAL_S,
+    TOKEN_TTL_S,
+    StateMachine,
+    load_conf_state,
+)
 from pyetcd.server.membership import Membership
 from pyetcd.server.passwords import COST_DEFAULT, Passwords
 from pyetcd.server.peer.transport import PeerTransport
@@ -46,7 +52,7 @@ from pyetcd.server.replica import Machine, Replica
 from pyetcd.server.space import SpaceWatch
 from pyetcd.server.turns import Turns
 from pyetcd.server.workers import Workers
-from pyetcd.store.lease import ttl_min_s
+from pyetcd.store.lease import CHECKPOINT_INTERVAL_S, ttl_min_s
 from pyetcd.store.members import Member as Peer
 from pyetcd.store.space import Reserve
 
@@ -77,6 +83,12 @@ class Tuning:
     client_cert_auth: bool = False
     compaction_period_s: float = 0.0  # of automatic compaction, by age or by count; 0 for none
     compaction_revisions: int = 0
+    commit_interval_s: float = COMMIT_INTERVAL_S  # of the keyspace, by time and by size
+    commit_changes_max: int = COMMIT_CHANGES_MAX
+    compact_rows_max: int | None = None  # in a slice of the physical compaction, then it rests
+    compact_pause_s: float = COMPACT_PAUSE_S
+    lease_checkpoint_interval_s: float = CHECKPOINT_INTERVAL_S  # 0 for none
+    slow_apply_s: float = SLOW_APPLY_S
     ids_salt: int = 0  # see propose.RequestIds; random in a process
 
     @property
@@ -150,6 +162,9 @@ class Core:
             run=self.workers.run,
             quiesce=self.workers.quiesce,
             token_ttl_s=tuning.token_ttl_s,
+            commit_interval_s=tuning.commit_interval_s,
+            commit_changes_max=tuning.commit_changes_max,
+            lease_checkpoint_interval_s=tuning.lease_checkpoint_interval_s,
         )
         self.node = node = _node(data, tuning, around.rng)
         self.membership = Membership(
@@ -184,6 +199,7 @@ class Core:
             held_ticks=tuning.election_ticks,
             fatal=around.fatal,
             thread=around.commits(),
+            slow_apply_s=tuning.slow_apply_s,
         )
         ids = RequestIds(self.id, clock.wall_s(), salt=tuning.ids_salt)
         self.proposer = Proposer(
@@ -210,6 +226,8 @@ class Core:
             election_timeout_s=tuning.election_timeout_s,
             versions=around.common_version,
             kv_path=data.backend.path,
+            compact_rows_max=tuning.compact_rows_max,
+            compact_pause_s=tuning.compact_pause_s,
         )
         self.compactor = Compactor(
             node=node,

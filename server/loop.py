@@ -29,6 +29,7 @@ HELD_MAX = 1024
 # One proposal message takes at most this many entries, so that one MsgApp stays sendable and one
 # turn stays short; the rest goes into the next turn.
 BATCH_ENTRIES_MAX = 1024
+SLOW_APPLY_S = 0.1  # etcd: warning-apply-duration
 # A thread that finished its fsync waits for the interpreter this long at most. Python's 5 ms would
 # be most of a commit's latency once the loop is busy.
 SWITCH_INTERVAL_S = 0.0005
@@ -125,8 +126,13 @@ class Driver:
         fatal: Callable[[BaseException], None],
         held_ticks: int = 10,
         thread: Commits | None = None,
+        slow_apply_s: float = SLOW_APPLY_S,
     ) -> None:
         self.replica = replica
+        self._slow_apply_s = slow_apply_s
+        self.slow_apply_total = 0
+        # Told how long each batch of entries took to apply; what it came to, the observer knows.
+        self.applied: Callable[[float], object] = _ignore
         self._held_ticks = held_ticks
         self._election_timeout_s = held_ticks * tick_s
         self._commit_at_s = 0.0  # when the commit under way began
@@ -373,14 +379,34 @@ class Driver:
             if must_commit:
                 self._commit_at_s = self._loop.time()
                 self._thread.submit(replica.wal.commit, self._committed)
-                replica.work()
+                self._work()
                 return
-            replica.work()
+            self._work()
             replica.finish()
         # A batch under way: its end brings the next turn, and asking until then would only burn the
         # processor for as long as the disk takes.
         if self._proposals and not replica.busy and replica.node.leader and not self._refused:
             self.wake()
+
+    def _work(self) -> None:
+        replica = self.replica
+        before = replica.applied_index
+        began_s = time.perf_counter()  # the loop's own clock stands still within a turn
+        replica.work()
+        entries = replica.applied_index - before
+        if not entries:
+            return
+        took_s = time.perf_counter() - began_s
+        self.applied(took_s)
+        if took_s > self._slow_apply_s:
+            self.slow_apply_total += 1
+            self._log.warn(
+                "apply request took too long",
+                took=f"{took_s * 1000:.3f}ms",
+                expected_duration=f"{self._slow_apply_s * 1000:g}ms",
+                entries=entries,
+                applied_index=replica.applied_index,
+            )
 
     def _committed(self) -> None:
         if self._halted:

@@ -31,7 +31,7 @@ from pyetcd.store.apply import Applied, Applier
 from pyetcd.store.auth import AuthStore
 from pyetcd.store.backend import META_MEMBER_ID, Backend
 from pyetcd.store.compact import CompactionJob
-from pyetcd.store.lease import Lessor
+from pyetcd.store.lease import CHECKPOINT_INTERVAL_S, Lessor
 from pyetcd.store.members import Members
 from pyetcd.store.mvcc import Keyspace
 from pyetcd.store.scrub import Scrubber
@@ -80,12 +80,20 @@ class StateMachine:
         run: Run,
         quiesce: Callable[[], AbstractContextManager[None]],
         token_ttl_s: float = TOKEN_TTL_S,
+        commit_interval_s: float = COMMIT_INTERVAL_S,
+        commit_changes_max: int = COMMIT_CHANGES_MAX,
+        lease_checkpoint_interval_s: float = CHECKPOINT_INTERVAL_S,
     ) -> None:
         self.backend = backend
         self.wal = wal
         self.keyspace = Keyspace(backend)
         self.members = Members(backend)
-        self.lessor = Lessor(backend, monotonic_s, ttl_min_s=lease_ttl_min_s)
+        self.lessor = Lessor(
+            backend,
+            monotonic_s,
+            ttl_min_s=lease_ttl_min_s,
+            checkpoint_interval_s=lease_checkpoint_interval_s,
+        )
         self.alarms = Alarms(backend)
         self.hub = WatchHub(self.keyspace)
         self.auth = AuthStore(backend)
@@ -113,6 +121,8 @@ class StateMachine:
         self._run = run
         self._quiesce = quiesce
         self._committed_at_s = monotonic_s()
+        self._commit_interval_s = commit_interval_s
+        self._commit_changes_max = commit_changes_max
         self.committed: Callable[[float], object] = _ignore  # told how long each commit took
         # Where the last checkpoint was; a start makes one, see member.py.
         self._durable_index = backend.applied_index
@@ -178,8 +188,8 @@ class StateMachine:
         pending = self.backend.pending
         if not pending:
             return
-        due_s = self._committed_at_s + COMMIT_INTERVAL_S
-        if pending >= COMMIT_CHANGES_MAX or self._monotonic_s() >= due_s:
+        due_s = self._committed_at_s + self._commit_interval_s
+        if pending >= self._commit_changes_max or self._monotonic_s() >= due_s:
             self.commit()
 
     def checkpoint_if_due(self, wal_bytes: int) -> None:
@@ -327,9 +337,9 @@ class StateMachine:
         self._compaction_waiters.append(done)
         return None
 
-    def compact_step(self) -> bool:
+    def compact_step(self, rows_max: int | None = None) -> bool:
         """One slice of the physical compaction; whether there is more."""
-        more = self.compaction.step()
+        more = self.compaction.step(rows_max)
         if not more and self._compaction_waiters:
             self.commit()  # a crash must not bring back what the caller was told is gone
             waiters, self._compaction_waiters = self._compaction_waiters, []

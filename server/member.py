@@ -39,6 +39,7 @@ from pyetcd.server.membership import Membership
 from pyetcd.server.metrics import Metrics
 from pyetcd.server.peer.client import HttpClient, Unreachable
 from pyetcd.server.peer.handshake import Identity
+from pyetcd.server.peer.streams import Timeouts
 from pyetcd.server.peer.survey import fetch_versions
 from pyetcd.server.peer.transport import PeerTransport
 from pyetcd.server.promotion import Promotion
@@ -46,7 +47,13 @@ from pyetcd.server.propose import Proposer
 from pyetcd.server.replica import Machine
 from pyetcd.server.secure import MemberTls
 from pyetcd.server.serving import Serving
-from pyetcd.server.startup import Bound, LogWasLost, StartupRefused, bind_all, notify_ready
+from pyetcd.server.startup import (
+    LogWasLost,
+    Sockets,
+    StartupRefused,
+    bind_member,
+    notify_ready,
+)
 from pyetcd.server.version import SERVER_VERSION, pyetcd_version
 from pyetcd.server.workers import Workers
 from pyetcd.store import members
@@ -110,23 +117,6 @@ async def _main(config: Config, rejoined: Callable[[], None] | None, *, promote:
         raise _log_was_lost(config, text, is_in_files=False) from member.lost
     await member.stop()
     return status
-
-
-def _bind(config: Config) -> tuple[list[Bound], list[Bound]]:
-    """Listening sockets for clients and peers; all of them, or StartupRefused and none."""
-    reuse_port = config.socket_reuse_port
-    clients = bind_all("listen-client-urls", config.listen_client_urls, reuse_port=reuse_port)
-    try:
-        peers = bind_all("listen-peer-urls", config.listen_peer_urls, reuse_port=reuse_port)
-    except BaseException:
-        _close(clients)
-        raise
-    return clients, peers
-
-
-def _close(sockets: list[Bound]) -> None:
-    for bound in sockets:
-        bound.socket.close()
 
 
 async def _open_data(config: Config, peer_client: HttpClient) -> tuple[DataDir, Plan | None]:
@@ -208,6 +198,12 @@ def _tuning(config: Config) -> Tuning:
         inflight_bytes_max=INFLIGHT_BYTES_MAX,
         snapshot_count=config.snapshot_count,
         catchup_entries=config.experimental_snapshot_catchup_entries,
+        commit_interval_s=config.batch_interval_s,
+        commit_changes_max=config.batch_limit,
+        compact_rows_max=config.compaction_batch_limit,
+        compact_pause_s=config.compaction_pause_s,
+        lease_checkpoint_interval_s=config.lease_checkpoint_interval_s,
+        slow_apply_s=config.experimental_warning_apply_duration_s,
         quota_bytes=config.quota_bytes,
         request_timeout_s=config.request_timeout_s,
         request_bytes_max=config.max_request_bytes,
@@ -256,20 +252,20 @@ class Member:
         """Bind, plan, open the data directory, build; nothing runs yet."""
         tuning = _tuning(config)
         tls = MemberTls(config)
-        clients, peers = _bind(config)
+        sockets = bind_member(config)
         dial_s = 1 + config.election_timeout_ms / 1000
         peer_client = HttpClient(ssl_context=tls.to_peers, dial_timeout_s=dial_s)
         try:
             data, plan = await _open_data(config, peer_client)
         except BaseException:
-            _close(clients + peers)
+            sockets.close()
             raise
         finally:
             peer_client.close()
         try:
-            return cls(config, tuning, tls, data, plan, clients, peers, end)
+            return cls(config, tuning, tls, data, plan, sockets, end)
         except LogLost as error:
-            _close(clients + peers)
+            sockets.close()
             data.abandon()
             raise _log_was_lost(config, _lost_text(config, error), is_in_files=True) from error
 
@@ -280,8 +276,7 @@ class Member:
         tls: MemberTls,
         data: DataDir,
         plan: Plan | None,
-        clients: list[Bound],
-        peers: list[Bound],
+        sockets: Sockets,
         end: Callable[[int], None],
     ) -> None:
         self.config = config
@@ -301,9 +296,7 @@ class Member:
         core.watch_space(Reserve(config.member_dir))
         core.listeners.append(tls.renewal(self.clock.monotonic_s))
         metrics = Metrics(extensive=config.metrics_extensive)
-        self.serving = Serving(
-            config, clients, peers, core=core, tls=tls, metrics=metrics, bug=self.bug
-        )
+        self.serving = Serving(config, sockets, core=core, tls=tls, metrics=metrics, bug=self.bug)
         feed(metrics, core, client_listener=self.serving.client_listener)
         self._known_peers = plan.peers if plan is not None else []
         self._publishing: asyncio.Task[None] | None = None
@@ -327,7 +320,7 @@ class Member:
         )
         await self.core.transport.start()
         self.core.meet(self._known_peers)
-        await self.serving.start_peers()
+        await self.serving.start_first()
         self.core.start()
         if self.core.access.auth.enabled and self.core.access.jwt is None:
             self._log.warn("simple token is not cryptographically signed")
@@ -496,6 +489,7 @@ class Member:
             ssl_context=self._tls.to_peers,
             admission=self._tls.peer_admission,
             dial_timeout_s=1 + self.config.election_timeout_ms / 1000,
+            timeouts=Timeouts(self.config.raft_read_timeout_s, self.config.raft_write_timeout_s),
         )
         return self._transport
 

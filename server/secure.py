@@ -28,7 +28,9 @@ class MemberTls:
     def __init__(self, config: Config) -> None:
         try:
             client_files, peer_files = _client_files(config), _peer_files(config)
-            secure_clients = any(url.is_tls for url in config.listen_client_urls)
+            secure_clients = any(
+                url.is_tls for url in (*config.client_urls, *config.listen_metrics_urls)
+            )
             secure_peers = any(url.is_tls for url in config.listen_peer_urls)
             if secure_peers and peer_files.is_empty:
                 url = next(url for url in config.listen_peer_urls if url.is_tls)
@@ -41,7 +43,7 @@ class MemberTls:
             self.to_peers = client_context(peer_files)
         except TlsError as error:
             raise StartupRefused(str(error)) from error
-        _warn_of_unused("client", client_files, config.listen_client_urls)
+        _warn_of_unused("client", client_files, config.client_urls)
         _warn_of_unused("peer", peer_files, config.listen_peer_urls)
         self.client_admission = Admission(client_files)
         self.peer_admission = Admission(peer_files)
@@ -77,7 +79,7 @@ def _client_files(config: Config) -> TlsFiles:
     cert, key = config.cert_file, config.key_file
     is_self_signed = config.auto_tls and not cert and not key
     if is_self_signed:
-        cert, key = _make(config, "client", config.listen_client_urls)
+        cert, key = _make(config, "client", config.client_urls)
     elif config.auto_tls:
         get("tls").warn("ignoring client auto TLS since certs given")
     return TlsFiles(

@@ -1,10 +1,12 @@
-"""What a member serves: gRPC and HTTP on the client port, the peer protocol on the peer port.
+"""What a member serves: gRPC and HTTP on the client port, the peer protocol on the peer port, and
+HTTP or metrics alone on ports of their own, if there are any.
 
 Here stand the dispatch tables. A path that is in proto/services.py and in no table below is one
 that a later version will have; it is answered with "unimplemented", as gRPC answers any unknown
 method.
 """
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +23,7 @@ from pyetcd.server.listen import Listener
 from pyetcd.server.logs import get
 from pyetcd.server.metrics import Metrics
 from pyetcd.server.secure import MemberTls
-from pyetcd.server.startup import Bound
+from pyetcd.server.startup import Bound, Sockets
 from pyetcd.server.wire.grpc import Dispatcher, StreamHandler
 from pyetcd.server.wire.limits import Limits
 
@@ -39,13 +41,12 @@ REFLECTION = (
 
 
 class Serving:
-    """The two listeners of a member and what is behind them."""
+    """The listeners of a member and what is behind them."""
 
     def __init__(
         self,
         config: Config,
-        clients: list[Bound],
-        peers: list[Bound],
+        sockets: Sockets,
         *,
         core: Core,
         tls: MemberTls,
@@ -53,8 +54,7 @@ class Serving:
         bug: Callable[[BaseException], None],
     ) -> None:
         log = get("serving")
-        self._clients = clients
-        self._peers = peers
+        self._sockets = sockets
         self._guard = core.guard
         self._services = core.services
         self._access = core.access
@@ -67,20 +67,42 @@ class Serving:
             keepalive_interval_s=config.grpc_keepalive_interval_s,
             keepalive_timeout_s=config.grpc_keepalive_timeout_s,
             keepalive_min_time_s=config.grpc_keepalive_min_time_s,
+            streams_max=config.streams_max or Limits().streams_max,
         )
+        ops = Ops(core.facts, metrics)
         router = Router()
-        Ops(core.facts, metrics).add_to(router, client_port=True)
+        ops.add_to(router, client_port=True)
+        # As in etcd, HTTP has left the port of gRPC once it has one of its own.
+        is_split = bool(config.listen_client_http_urls)
+        http_urls = config.listen_client_http_urls or config.listen_client_urls
         client_port = ClientPort(
             router,
             origins=config.cors,
             hosts=config.host_whitelist,
-            secure=all(url.is_tls for url in config.listen_client_urls),
+            secure=all(url.is_tls for url in http_urls),
             rejected=lambda host: log.warn("rejecting request with unknown Host", host=host),
         )
         self.client_listener = Listener(
             self._dispatcher(),
+            None if is_split else client_port,
+            limits,
+            tls=tls.clients,
+            admission=tls.client_admission,
+            on_bug=bug,
+        )
+        self.http_listener = Listener(
+            Dispatcher({}, {}),  # HTTP/2, without a call
             client_port,
             limits,
+            tls=tls.clients,
+            admission=tls.client_admission,
+            on_bug=bug,
+        )
+        metrics_router = Router()
+        ops.add_to(metrics_router, client_port=False)
+        self.metrics_listener = Listener(
+            Dispatcher({}, {}),
+            metrics_router,
             tls=tls.clients,
             admission=tls.client_admission,
             on_bug=bug,
@@ -167,17 +189,23 @@ class Serving:
             {path: (METHODS[path].request, handler) for path, handler in streams.items()},
         )
 
-    async def start_peers(self) -> None:
-        for bound in self._peers:
-            await self.peer_listener.start(sock=bound.socket, secure=bound.url.is_tls)
+    async def start_first(self) -> None:
+        """What is there before the member is: the peer port, and metrics, as in etcd."""
+        await _start(self.peer_listener, self._sockets.peers)
+        await _start(self.metrics_listener, self._sockets.metrics)
 
     async def start_clients(self) -> None:
-        for bound in self._clients:
-            await self.client_listener.start(sock=bound.socket, secure=bound.url.is_tls)
+        await _start(self.client_listener, self._sockets.clients)
+        await _start(self.http_listener, self._sockets.http)
 
     async def stop(self, grace_s: float) -> None:
         """Clients first: what they still have under way needs the peers."""
-        await self.client_listener.stop(grace_s)
+        await asyncio.gather(self.client_listener.stop(grace_s), self.http_listener.stop(grace_s))
         await self.peer_listener.stop(0.0)
-        for bound in (*self._clients, *self._peers):
-            bound.socket.close()
+        await self.metrics_listener.stop(0.0)
+        self._sockets.close()
+
+
+async def _start(listener: Listener, sockets: list[Bound]) -> None:
+    for bound in sockets:
+        await listener.start(sock=bound.socket, secure=bound.url.is_tls)

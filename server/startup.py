@@ -11,6 +11,7 @@ import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pyetcd.server.config import Config
 from pyetcd.server.config_values import Url
 
 BACKLOG = 4096  # connections the kernel holds until they are accepted; beyond it clients retry
@@ -134,6 +135,39 @@ class Bound:
 
     url: Url
     socket: socket.socket
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sockets:
+    """All sockets of a member."""
+
+    clients: list[Bound]
+    http: list[Bound]  # --listen-client-http-urls
+    peers: list[Bound]
+    metrics: list[Bound]
+
+    def close(self) -> None:
+        for bound in (*self.clients, *self.http, *self.peers, *self.metrics):
+            bound.socket.close()
+
+
+def bind_member(config: Config) -> Sockets:
+    """All of them, or StartupRefused and none."""
+    kinds = {
+        "clients": ("listen-client-urls", config.listen_client_urls),
+        "http": ("listen-client-http-urls", config.listen_client_http_urls),
+        "peers": ("listen-peer-urls", config.listen_peer_urls),
+        "metrics": ("listen-metrics-urls", config.listen_metrics_urls),
+    }
+    sockets = Sockets(clients=[], http=[], peers=[], metrics=[])
+    try:
+        for kind, (flag, urls) in kinds.items():
+            reuse_port = config.socket_reuse_port
+            getattr(sockets, kind).extend(bind_all(flag, urls, reuse_port=reuse_port))
+    except BaseException:
+        sockets.close()
+        raise
+    return sockets
 
 
 def bind_all(

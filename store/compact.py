@@ -119,8 +119,9 @@ class CompactionJob:
     def is_done(self) -> bool:
         return self._finished == self._keyspace.compact_revision
 
-    def step(self) -> bool:
-        """One slice, in the backend's open transaction; whether there is more to do."""
+    def step(self, rows_max: int | None = None) -> bool:
+        """One slice, in the backend's open transaction, that removes at most `rows_max` rows;
+        whether there is more to do."""
         if self.is_done:
             return False
         if self._target == self._finished:  # a new compaction begins
@@ -128,7 +129,7 @@ class CompactionJob:
             # From P itself, for a tombstone exactly there was kept.
             self._position = first_of(max(self._finished, 0))
         if self._doomed:
-            self._delete_some()
+            self._delete_some(STEP_ROWS if rows_max is None else min(rows_max, STEP_ROWS))
             return True
         if self._find_doomed():
             return True
@@ -152,12 +153,12 @@ class CompactionJob:
         self._position = end + 1
         return True
 
-    def _delete_some(self) -> None:
+    def _delete_some(self, rows_max: int) -> None:
         backend = self._keyspace.backend
         failpoints.hit("compactBeforeCommitBatch")
         room = STEP_BYTES
         count = 0
-        while self._doomed and count < STEP_ROWS and room > 0:
+        while self._doomed and count < rows_max and room > 0:
             rev, size = self._doomed.popleft()
             backend.execute(_DELETE, (rev,))
             room -= size

@@ -21,7 +21,13 @@ from pyetcd.server.peer.activity import Activity, PeerCounters, UrlPicker
 from pyetcd.server.peer.client import HttpClient, Response, Unreachable
 from pyetcd.server.peer.codec import EntriesEncoder
 from pyetcd.server.peer.handshake import Identity
-from pyetcd.server.peer.streams import StreamKind, StreamReader, StreamWriter
+from pyetcd.server.peer.streams import (
+    DEFAULT_TIMEOUTS,
+    StreamKind,
+    StreamReader,
+    StreamWriter,
+    Timeouts,
+)
 from pyetcd.server.wire.http1 import HttpResponder
 
 POSTS_MAX: Final = 4
@@ -182,6 +188,7 @@ class Peer(Remote):
         log: Log,
         entries_encoder: EntriesEncoder,
         receive: Callable[[Message], None],
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
     ) -> None:
         super().__init__(
             peer_id,
@@ -200,6 +207,7 @@ class Peer(Remote):
                 entries_encoder=entries_encoder,
                 counters=counters,
                 unreachable=lambda: handler.report_unreachable(peer_id),
+                timeout_s=timeouts.write_s,
             )
             for kind in StreamKind
         }
@@ -218,6 +226,7 @@ class Peer(Remote):
                 receive=receive,
                 removed=handler.local_removed,
                 log=log,
+                timeout_s=timeouts.read_s,
             )
             task = loop.create_task(reader.run())
             task.add_done_callback(surface)

@@ -13,14 +13,16 @@ Rules.
   a loop turn to one write.
 - Never wait for a slow peer. While BUFFERED_BYTES_HIGH are unsent, messages queue; the queue holds
   MESSAGES_MAX (etcd: streamBufSize), and one more is refused: the caller drops it and tells raft.
-  A link that takes nothing for IO_TIMEOUT_S is closed. What is queued then is dropped, too.
-- An idle link carries a heartbeat every IO_TIMEOUT_S / 3; a reader that hears nothing for
-  IO_TIMEOUT_S hangs up and dials again, REDIAL_S later.
+  A link that takes nothing for the write timeout is closed. What is queued then is dropped, too.
+- An idle link carries a heartbeat every HEARTBEAT_S, whatever the timeouts are here: the reader may
+  have the shortest. One that hears nothing for its read timeout hangs up and dials again, REDIAL_S
+  later.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
@@ -45,9 +47,20 @@ from pyetcd.server.wire.http1 import HttpResponder
 
 MESSAGES_MAX: Final = 4096
 BUFFERED_BYTES_HIGH: Final = 4 * 1024 * 1024
-IO_TIMEOUT_S: Final = 5.0
+IO_TIMEOUT_S: Final = 5.0  # the shortest that can be chosen, and the default
 HEARTBEAT_S: Final = IO_TIMEOUT_S / 3
 REDIAL_S: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Of the links: --raft-read-timeout and --raft-write-timeout."""
+
+    read_s: float = IO_TIMEOUT_S
+    write_s: float = IO_TIMEOUT_S
+
+
+DEFAULT_TIMEOUTS: Final = Timeouts()
 
 
 class StreamKind(Enum):
@@ -73,8 +86,10 @@ class StreamWriter:
         entries_encoder: EntriesEncoder,
         counters: PeerCounters,
         unreachable: Callable[[], None],
+        timeout_s: float = IO_TIMEOUT_S,
     ) -> None:
         self.kind = kind
+        self._timeout_s = timeout_s
         self._loop = loop
         self._entries_encoder = entries_encoder
         self._counters = counters
@@ -150,7 +165,7 @@ class StreamWriter:
         if taken_bytes > self._taken_bytes or responder.buffered_bytes == 0:
             self._taken_bytes = taken_bytes
             self._taken_s = now_s
-        elif now_s - self._taken_s > IO_TIMEOUT_S:
+        elif now_s - self._taken_s > self._timeout_s:
             self.detach(is_stuck=True)
             return
         if self._written_bytes == self._written_at_heartbeat:
@@ -190,8 +205,10 @@ class StreamReader:
         receive: Callable[[Message], None],
         removed: Callable[[], None],
         log: Log,
+        timeout_s: float = IO_TIMEOUT_S,
     ) -> None:
         self._kind = kind
+        self._timeout_s = timeout_s
         self._peer_id = peer_id
         self._identity = identity
         self._client = client
@@ -236,7 +253,7 @@ class StreamReader:
         fields = {"stream_reader_type": self._kind.title, "remote_peer_id": f"{self._peer_id:x}"}
         self._log.info("established TCP streaming connection with remote peer", **fields)
         try:
-            await stream.wait_closed(read_timeout_s=IO_TIMEOUT_S)
+            await stream.wait_closed(read_timeout_s=self._timeout_s)
         except Unreachable as error:
             self._activity.deactivate("read", self._kind.title, str(error))
             fields["error"] = str(error)
@@ -260,7 +277,7 @@ class StreamReader:
             url,
             f"/raft/stream/{self._kind.value}/{self._identity.member_id:x}",
             headers=self._identity.request_headers(to=self._peer_id),
-            timeout_s=IO_TIMEOUT_S,
+            timeout_s=self._timeout_s,
             on_body=on_body,
         )
         self._activity.is_pyetcd = is_pyetcd(stream.headers)

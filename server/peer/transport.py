@@ -28,7 +28,7 @@ from pyetcd.server.peer.handshake import Identity
 from pyetcd.server.peer.peer import Peer, RaftHandler, Remote, cancel_all, surface
 from pyetcd.server.peer.probe import Prober
 from pyetcd.server.peer.snapshot import Installer, SnapshotReceiver, SnapshotSender
-from pyetcd.server.peer.streams import HEARTBEAT_S
+from pyetcd.server.peer.streams import DEFAULT_TIMEOUTS, HEARTBEAT_S, Timeouts
 from pyetcd.server.tls import Admission
 from pyetcd.store.snapshot import Copy
 
@@ -47,7 +47,9 @@ class PeerTransport:
         ssl_context: ssl.SSLContext | None = None,
         admission: Admission | None = None,
         dial_timeout_s: float = 2.0,
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
     ) -> None:
+        self._timeouts = timeouts
         self.identity = identity
         self.handler = handler
         self.client = HttpClient(
@@ -112,6 +114,7 @@ class PeerTransport:
             log=self._log,
             entries_encoder=self._entries_encoder,
             receive=self.receive,
+            timeouts=self._timeouts,
         )
         self._peers[id] = peer
         prober = Prober(

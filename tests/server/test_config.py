@@ -281,7 +281,41 @@ def test_what_cannot_be_ignored_is_refused() -> None:
     tls = ["--listen-client-urls=https://127.0.0.1:1", "--advertise-client-urls=https://a:1"]
     assert "TLS key/cert (--cert-file, --key-file) must be provided" in refusal(tls).text
     metrics = ["--listen-metrics-urls=https://127.0.0.1:1"]
-    assert "TLS is not supported by this version" in refusal(metrics).text
+    assert "must be provided for metrics secure url" in refusal(metrics).text
+    http = ["--listen-client-http-urls=https://127.0.0.1:1"]
+    assert "TLS key/cert (--cert-file, --key-file) must be provided" in refusal(http).text
+
+
+def test_one_address_is_not_for_grpc_and_http() -> None:
+    http = ["--listen-client-http-urls=http://localhost:2379"]
+    assert refusal(http).text == (
+        "cannot bind both --client-listen-urls and --client-listen-http-urls on the same url "
+        "http://localhost:2379"
+    )
+    config = load(["--listen-client-http-urls=http://localhost:2381"], {})
+    assert [url.text for url in config.client_urls] == [
+        "http://localhost:2379",
+        "http://localhost:2381",
+    ]
+
+
+def test_derived_numbers() -> None:
+    config = load([], {})
+    assert config.streams_max is None and config.compaction_batch_limit is None
+    assert (config.batch_interval_s, config.batch_limit) == (0.1, 10_000)
+    assert config.compaction_pause_s == 0.01 and config.lease_checkpoint_interval_s == 300.0
+    argv = [
+        "--max-concurrent-streams=0",
+        "--backend-batch-interval=1s",
+        "--backend-batch-limit=-5",
+        "--experimental-compaction-batch-limit=-1",
+        "--experimental-compaction-sleep-interval=1s",
+        "--experimental-enable-lease-checkpoint=false",
+    ]
+    config = load(argv, {})
+    assert config.streams_max == 2**32 - 1 and config.compaction_batch_limit == 1
+    assert (config.batch_interval_s, config.batch_limit) == (1.0, -5)
+    assert config.compaction_pause_s == 1.0 and config.lease_checkpoint_interval_s == 0.0
 
 
 def test_warnings_about_sizes() -> None:
@@ -308,6 +342,13 @@ def test_effects_are_true() -> None:
         "logger": "_check_logging",
         "log_rotation_config_json": "Rotation.parse",
         "experimental_watch_progress_notify_interval_s": "watch_progress_interval_s",
+        "experimental_compaction_batch_limit": "compaction_batch_limit",
+        "experimental_compaction_sleep_interval_s": "compaction_pause_s",
+        "experimental_enable_lease_checkpoint": "lease_checkpoint_interval_s",
+        "backend_batch_interval_s": "batch_interval_s",
+        "backend_batch_limit": "batch_limit",
+        "max_concurrent_streams": "streams_max",
+        "listen_client_http_urls": "client_urls",
         "socket_reuse_address": "SO_REUSEADDR",  # always set
     }
     sources = [
