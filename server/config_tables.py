@@ -462,7 +462,8 @@ class Options:
         "Batches of entries that take longer to apply are logged and counted.",
     )
     experimental_memory_mlock: bool = _experimental.boolean(
-        "experimental-memory-mlock", "Keep all memory in RAM.", effect=LATER
+        "experimental-memory-mlock",
+        "Keep all memory in RAM.",
     )
     experimental_txn_mode_write_with_shared_buffer: bool = _experimental.boolean(
         "experimental-txn-mode-write-with-shared-buffer",
@@ -474,7 +475,6 @@ class Options:
         "experimental-bootstrap-defrag-threshold-megabytes",
         0,
         "Defragment at start when that frees this much; 0 means never.",
-        effect=LATER,
     )
     experimental_snapshot_catchup_entries: int = _experimental.number(
         "experimental-snapshot-catchup-entries",
@@ -491,7 +491,6 @@ class Options:
     unsafe_no_fsync: bool = _unsafe.boolean(
         "unsafe-no-fsync",
         "Do not wait for the disk; a power cut then loses data.",
-        effect=LATER,
     )
     force_new_cluster: bool = _unsafe.boolean(
         "force-new-cluster", "Go on alone with this member's data, once; all others are removed."

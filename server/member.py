@@ -32,9 +32,8 @@ from pyetcd.server.datadir import DataDir
 from pyetcd.server.facts import Facts
 from pyetcd.server.feeds import feed
 from pyetcd.server.forced import go_on_alone
-from pyetcd.server.jwt_tokens import AuthTokenError, JwtOptions, token_options
 from pyetcd.server.loop import Commits
-from pyetcd.server.machine import TOKEN_TTL_S, StateMachine
+from pyetcd.server.machine import StateMachine
 from pyetcd.server.membership import Membership
 from pyetcd.server.metrics import Metrics
 from pyetcd.server.peer.client import HttpClient, Unreachable
@@ -42,6 +41,7 @@ from pyetcd.server.peer.handshake import Identity
 from pyetcd.server.peer.streams import Timeouts
 from pyetcd.server.peer.survey import fetch_versions
 from pyetcd.server.peer.transport import PeerTransport
+from pyetcd.server.prepare import prepare, tuning_of
 from pyetcd.server.promotion import Promotion
 from pyetcd.server.propose import Proposer
 from pyetcd.server.replica import Machine
@@ -52,6 +52,7 @@ from pyetcd.server.startup import (
     Sockets,
     StartupRefused,
     bind_member,
+    lock_memory,
     notify_ready,
 )
 from pyetcd.server.version import SERVER_VERSION, pyetcd_version
@@ -72,12 +73,6 @@ PROMOTE_AGAIN_S = 0.5
 HURRY_PAUSE_S = 0.05
 HURRY_TRIES = 100  # five seconds, as etcd waits for its peers
 DISK_EXIT = 1
-# etcd's raft limits (server/etcdserver/raft.go: maxSizePerMsg, maxInflightMsgs).
-MESSAGE_BYTES_MAX = 512 * 1024
-INFLIGHT_MAX = 512
-INFLIGHT_BYTES_MAX = 64 << 20
-COMMITTED_BYTES_MAX = 4 << 20
-UNCOMMITTED_BYTES_MAX = 256 << 20
 LEASE_POST_BYTES_MAX = 64 * 1024
 
 
@@ -104,6 +99,8 @@ async def _main(config: Config, rejoined: Callable[[], None] | None, *, promote:
         if not ended.done():
             ended.set_result(status)
 
+    if config.experimental_memory_mlock:
+        lock_memory()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end, 128 + number)
     member = await Member.open(config, end)
@@ -184,49 +181,6 @@ def _force_new_cluster(config: Config, data: DataDir) -> None:
     )
 
 
-def _tuning(config: Config) -> Tuning:
-    by_count = config.auto_compaction_mode == "revision"
-    retention = config.compaction_retention
-    return Tuning(
-        tick_s=config.heartbeat_interval_ms / 1000,
-        election_ticks=config.election_ticks,
-        pre_vote=config.pre_vote,
-        message_bytes_max=MESSAGE_BYTES_MAX,
-        committed_bytes_max=COMMITTED_BYTES_MAX,
-        uncommitted_bytes_max=UNCOMMITTED_BYTES_MAX,
-        inflight_max=INFLIGHT_MAX,
-        inflight_bytes_max=INFLIGHT_BYTES_MAX,
-        snapshot_count=config.snapshot_count,
-        catchup_entries=config.experimental_snapshot_catchup_entries,
-        commit_interval_s=config.batch_interval_s,
-        commit_changes_max=config.batch_limit,
-        compact_rows_max=config.compaction_batch_limit,
-        compact_pause_s=config.compaction_pause_s,
-        lease_checkpoint_interval_s=config.lease_checkpoint_interval_s,
-        slow_apply_s=config.experimental_warning_apply_duration_s,
-        quota_bytes=config.quota_bytes,
-        request_timeout_s=config.request_timeout_s,
-        request_bytes_max=config.max_request_bytes,
-        txn_ops_max=config.max_txn_ops,
-        progress_interval_s=config.watch_progress_interval_s,
-        strict_reconfig_check=config.strict_reconfig_check,
-        compaction_period_s=0.0 if by_count else retention / 1e9,
-        compaction_revisions=retention if by_count else 0,
-        jwt=_jwt_options(config),
-        token_ttl_s=float(config.auth_token_ttl_s or TOKEN_TTL_S),
-        bcrypt_cost=config.bcrypt_cost,
-        client_cert_auth=config.client_cert_auth,
-        ids_salt=system_rng().getrandbits(40),
-    )
-
-
-def _jwt_options(config: Config) -> JwtOptions | None:
-    try:
-        return token_options(config.auth_token)
-    except AuthTokenError as error:
-        raise StartupRefused(str(error)) from error
-
-
 def _lost_text(config: Config, error: LogLost) -> str:
     return (
         f"{config.data_dir}: the log has lost entries that were acknowledged ({error.detail});"
@@ -250,7 +204,7 @@ class Member:
     @classmethod
     async def open(cls, config: Config, end: Callable[[int], None]) -> "Member":
         """Bind, plan, open the data directory, build; nothing runs yet."""
-        tuning = _tuning(config)
+        tuning = tuning_of(config)
         tls = MemberTls(config)
         sockets = bind_member(config)
         dial_s = 1 + config.election_timeout_ms / 1000
@@ -263,6 +217,7 @@ class Member:
         finally:
             peer_client.close()
         try:
+            prepare(config, data)
             return cls(config, tuning, tls, data, plan, sockets, end)
         except LogLost as error:
             sockets.close()

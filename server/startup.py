@@ -4,6 +4,7 @@ Every refusal is one line, `StartupRefused`: what is wrong, in etcd's words wher
 what to do. The checks create nothing; `bind` leaves no socket open when it refuses.
 """
 
+import ctypes
 import errno
 import os
 import socket
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pyetcd.server.config import Config
 from pyetcd.server.config_values import Url
 
+_MCL_CURRENT, _MCL_FUTURE = 1, 2  # <sys/mman.h>, of Linux and of the BSDs
 BACKLOG = 4096  # connections the kernel holds until they are accepted; beyond it clients retry
 
 
@@ -124,6 +126,17 @@ def notify_ready(env: Mapping[str, str]) -> None:
             sender.sendto(b"READY=1", address)
         except OSError:
             pass  # the supervisor is gone or deaf: the member serves all the same
+
+
+def lock_memory() -> None:
+    """--experimental-memory-mlock: no page of this process is ever swapped out."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), "mlockall", None)
+    if call is None or call(_MCL_CURRENT | _MCL_FUTURE) != 0:
+        reason = os.strerror(ctypes.get_errno()).lower() if call else "not on this system"
+        raise StartupRefused(
+            f"failed to lock memory pages: {reason}; raise the limit (ulimit -l), or leave out "
+            "--experimental-memory-mlock"
+        )
 
 
 # ---- ports ----

@@ -104,6 +104,7 @@ class Backend:
 
     __slots__ = (
         "_checkpointer",
+        "_forgoes_fsync",
         "_has_failed",
         "_log_crc",
         "_moved_frames",
@@ -125,6 +126,7 @@ class Backend:
         self.path: str = os.fspath(path)
         self.generation = 0
         self._vfs = vfs
+        self._forgoes_fsync = False
         self._open(create=create)
 
     @classmethod
@@ -153,6 +155,8 @@ class Backend:
         self._wal_frames = 0
         self._moved_frames = 0  # of these, by a checkpoint
         self.connection.set_wal_hook(self._count_frames)
+        if self._forgoes_fsync:
+            db.forgo_fsync(self.connection)
         self._checkpointer: apsw.Connection | None = None
         # Changes in the open transaction; more than 0 from its BEGIN on.
         self.pending: int = 0
@@ -161,6 +165,11 @@ class Backend:
         self._log_crc: int = self._meta_int("log_crc")
         self._persisted = (self.applied_index, self.applied_term, self._log_crc)
         self._measure()
+
+    def forgo_fsync(self) -> None:
+        """--unsafe-no-fsync: from now on a power cut may leave a damaged file."""
+        self._forgoes_fsync = True
+        db.forgo_fsync(self.connection)
 
     def close(self) -> None:
         """Uncommitted changes are dropped: the log has them, and replay brings them back."""
@@ -281,6 +290,8 @@ class Backend:
         connection = self._checkpointer
         if connection is None:
             connection = self._checkpointer = db.open_checkpointer(self.path, vfs=self._vfs)
+            if self._forgoes_fsync:
+                db.forgo_fsync(connection)
         # Read first: what is committed later may miss this checkpoint.
         rows = db.guarded(
             self.path, "read", lambda: list(connection.execute(_META_GET, ("applied_index",)))

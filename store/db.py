@@ -186,6 +186,13 @@ def open_checkpointer(path: str, *, vfs: str | None = None) -> apsw.Connection:
     return connection
 
 
+def forgo_fsync(connection: apsw.Connection) -> None:
+    """--unsafe-no-fsync: no commit and no checkpoint of this connection waits for the disk. Its
+    frames still reach the kernel, so a killed process loses nothing."""
+    connection.pragma("synchronous", "off")
+    _must_be(connection.pragma("synchronous"), 0, "synchronous")
+
+
 def create_file(
     path: str,
     *,

@@ -172,6 +172,10 @@ class Wal:
         # What the open transaction holds: statements, and whether of many rows.
         self._written: list[tuple[str, Sequence[Any], bool]] = []
 
+    def forgo_fsync(self) -> None:
+        """--unsafe-no-fsync: `commit` promises nothing against a power cut from now on."""
+        db.forgo_fsync(self._connection)
+
     # -- raft's Storage --------------------------------------------------------------------------
 
     def initial_state(self) -> tuple[HardState, ConfState]:

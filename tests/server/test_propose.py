@@ -5,8 +5,9 @@ import pytest
 from pyetcd.proto import errors
 from pyetcd.proto.raft_internal_pb2 import InternalRaftRequest, RequestHeader
 from pyetcd.proto.rpc_pb2 import PutRequest, PutResponse
-from pyetcd.server import member, propose
+from pyetcd.server import propose
 from pyetcd.server.config import load
+from pyetcd.server.prepare import tuning_of
 from pyetcd.server.propose import Proposer, RequestIds
 
 
@@ -63,7 +64,7 @@ def test_ids_are_laid_out_as_etcds():
 def test_a_wall_clock_set_back_makes_no_id_again():
     """A machine without a battery starts at the same time of day each time."""
     config = load([], {})
-    first, second = (RequestIds(7, 25.0, salt=member._tuning(config).ids_salt) for _ in range(2))
+    first, second = (RequestIds(7, 25.0, salt=tuning_of(config).ids_salt) for _ in range(2))
     earlier = {first.next() for _ in range(100_000)}
     assert not earlier & {second.next() for _ in range(100_000)}
 

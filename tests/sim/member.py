@@ -25,12 +25,9 @@ from pyetcd.server.bootstrap import Plan
 from pyetcd.server.core import Core, Tuning
 from pyetcd.server.forced import go_on_alone
 from pyetcd.server.machine import StateMachine
-from pyetcd.server.member import (
-    INFLIGHT_BYTES_MAX,
-    REMOVED_STOP_S,
-    UNCOMMITTED_BYTES_MAX,
-)
+from pyetcd.server.member import REMOVED_STOP_S
 from pyetcd.server.membership import Membership
+from pyetcd.server.prepare import INFLIGHT_BYTES_MAX, UNCOMMITTED_BYTES_MAX
 from pyetcd.server.propose import Proposer
 from pyetcd.store.lockfile import LockFile
 from pyetcd.store.members import Member as Peer
