@@ -89,14 +89,14 @@ class Side:
     # Calls by the name of the method: side("KV.Put", key=..., value=...).
 
     def __call__(
-        self, name: str, request: Any = None, *, metadata: Any = None, **fields: Any
+        self, name: str, request: Any = None, /, *, metadata: Any = None, **fields: Any
     ) -> Any:
         try:
             return plain(self.raw(name, request, metadata=metadata, **fields))
         except grpc.RpcError as error:
             return error.code().value[0], error.details()
 
-    def raw(self, name: str, request: Any = None, *, metadata: Any = None, **fields: Any) -> Any:
+    def raw(self, name: str, request: Any = None, /, *, metadata: Any = None, **fields: Any) -> Any:
         """The whole answer; refusals are raised."""
         service, method_name = name.split(".")
         package = {"Lock": "v3lockpb", "Election": "v3electionpb"}.get(service, "etcdserverpb")
