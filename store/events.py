@@ -39,11 +39,11 @@ class Reply(NamedTuple):
     watch_id: int
     revision: int
     events: EventSet = NO_EVENTS
+    may_fragment: bool = False
     created: bool = False
     canceled: bool = False
     compact_revision: int = 0
     reason: str = ""
-    may_fragment: bool = False
 
 
 def encode_event(change: Change, previous: Change | None = None) -> bytes:

@@ -39,6 +39,7 @@ class Watcher:
     """One watch. Everything below next_revision that it watches was delivered."""
 
     __slots__ = (
+        "has_filters",
         "id",
         "is_blocked",
         "is_idle",
@@ -69,6 +70,7 @@ class Watcher:
         self.wants_progress = request.progress_notify
         self.without_puts = WatchCreateRequest.NOPUT in request.filters
         self.without_deletes = WatchCreateRequest.NODELETE in request.filters
+        self.has_filters = self.without_puts or self.without_deletes
         self.is_synced = False
         self.is_blocked = False
         self.is_idle = True  # no event since the last progress interval
@@ -104,7 +106,8 @@ class Hub(Protocol):
 
 class WatchStream:
     """The watchers of one client stream. `sink` is called, by the hub's step, when there is
-    something to take; it may take at once or later."""
+    something to take and was nothing before; it may take at once or later, until nothing is left.
+    """
 
     __slots__ = ("_ended", "_hub", "_next_id", "_queue", "blocked", "queued_bytes", "sink",
                  "watchers")  # fmt: skip
@@ -206,24 +209,37 @@ class WatchStream:
 
     def take(self, bytes_max: int = BYTES_MAX) -> list[Reply]:
         """Replies in order, with no more than bytes_max of events unless the first has more."""
-        taken: list[Reply] = []
         queue = self._queue
-        size_bytes = 0
-        while queue:
-            if taken and size_bytes + queue[0].events.size_bytes > bytes_max:
-                break
-            reply = queue.popleft()
-            size_bytes += reply.events.size_bytes
-            taken.append(reply)
-        self.queued_bytes -= size_bytes
+        if self.queued_bytes <= bytes_max:
+            taken = list(queue)
+            queue.clear()
+            self.queued_bytes = 0
+        else:
+            taken = []
+            size_bytes = 0
+            while queue:
+                if taken and size_bytes + queue[0].events.size_bytes > bytes_max:
+                    break
+                reply = queue.popleft()
+                size_bytes += reply.events.size_bytes
+                taken.append(reply)
+            self.queued_bytes -= size_bytes
         if self.blocked and self._is_half_empty():
             self._hub.resume(list(self.blocked))
         return taken
 
-    def push_events(self, watcher: Watcher, revision: int, events: EventSet) -> None:
-        """For the hub, which has looked at is_full."""
+    def offer(self, watcher: Watcher, revision: int, events: EventSet) -> bool:
+        """For the hub: queue events, unless the queue is full. Once for each watcher of each
+        write, so all in one place: half the time of a few calls (measured)."""
+        queue = self._queue
+        if self.queued_bytes >= BYTES_MAX or len(queue) >= REPLIES_MAX:
+            return False
+        if not queue:
+            self._hub.touch(self)
         watcher.is_idle = False
-        self._push(Reply(watcher.id, revision, events, may_fragment=watcher.may_fragment))
+        queue.append(Reply(watcher.id, revision, events, watcher.may_fragment))
+        self.queued_bytes += events.size_bytes
+        return True
 
     def push_compacted(self, watcher: Watcher, compact_revision: int) -> None:
         """For the hub: the history that this watcher needs is gone. The reply has no revision
@@ -236,9 +252,10 @@ class WatchStream:
         self._push(Reply(watcher.id, 0, canceled=True, compact_revision=compact_revision))
 
     def _push(self, reply: Reply) -> None:
+        if not self._queue:
+            self._hub.touch(self)
         self._queue.append(reply)
         self.queued_bytes += reply.events.size_bytes
-        self._hub.touch(self)
 
     def _is_half_empty(self) -> bool:
         return self.queued_bytes <= BYTES_MAX // 2 and len(self._queue) <= REPLIES_MAX // 2

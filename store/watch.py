@@ -34,7 +34,7 @@ from typing import Any, Final
 
 from pyetcd.proto.errors import Compacted
 from pyetcd.store.backend import SUB_MAX
-from pyetcd.store.events import EventSet, encode_event
+from pyetcd.store.events import NO_EVENTS, EventSet, encode_event
 from pyetcd.store.history import Row, check, first_of, last_of
 from pyetcd.store.intervals import Intervals
 from pyetcd.store.mvcc import PUT, Change, Keyspace, change_of
@@ -84,29 +84,23 @@ class WatchHub:
         """A revision became visible: to those who have everything before it."""
         self._seen_revision = revision
         encoder = Encoder(self._keyspace, changes)
-        if len(changes) == 1:
-            change = changes[0]
-            for watcher in list(self._synced.match(change.key)):
-                if watcher.wants(change):
-                    self._push(watcher, revision, encoder.events((0,), watcher.prev_kv))
-            return
-        for watcher, indexes in encoder.match(self._synced).items():
-            self._push(watcher, revision, encoder.events(tuple(indexes), watcher.prev_kv))
-
-    def _push(self, watcher: Watcher, revision: int, events: EventSet) -> None:
-        if watcher.stream.is_full:
-            # Whatever lies below was delivered, or was not for it.
-            watcher.next_revision = revision
-            self._synced.remove(watcher)
-            self._block(watcher)
-            self.dropped_total += 1
-            return
-        watcher.next_revision = revision + 1
-        self._deliver(watcher, revision, events)
-
-    def _deliver(self, watcher: Watcher, revision: int, events: EventSet) -> None:
-        self.events_total += len(events.chunks)
-        watcher.stream.push_events(watcher, revision, events)
+        # Those who get the same changes stand together, mostly: one look-up for all of them.
+        indexes: tuple[int, ...] = ()
+        prev_kv, events, count = False, NO_EVENTS, 0
+        for watcher, wanted in encoder.match(self._synced).items():
+            if wanted is not indexes or watcher.prev_kv is not prev_kv:
+                indexes, prev_kv = wanted, watcher.prev_kv
+                events = encoder.events(indexes, prev_kv)
+                count = len(indexes)
+            if watcher.stream.offer(watcher, revision, events):
+                watcher.next_revision = revision + 1
+                self.events_total += count
+            else:
+                # Whatever lies below was delivered, or was not for it.
+                watcher.next_revision = revision
+                self._synced.remove(watcher)
+                self._block(watcher)
+                self.dropped_total += 1
 
     # -- streams register here
 
@@ -229,12 +223,12 @@ class WatchHub:
         for watcher in group:
             del self._unsynced[watcher]
             indexes = batches.get(watcher)
-            if indexes and watcher.stream.is_full:  # filled by the others of this slice
-                self._block(watcher)
-                continue
             if indexes:
-                events = encoder.events(tuple(indexes), watcher.prev_kv)
-                self._deliver(watcher, revision, events)
+                events = encoder.events(indexes, watcher.prev_kv)
+                if not watcher.stream.offer(watcher, revision, events):
+                    self._block(watcher)  # filled by the others of this slice
+                    continue
+                self.events_total += len(indexes)
             watcher.next_revision = last + 1
             self._place(watcher)  # behind all others, if it is not there yet
         size_bytes = sum(len(change.value) for change in changes)
@@ -348,17 +342,26 @@ class Encoder:
         self._chunks: dict[tuple[int, bool], bytes] = {}
         self._sets: dict[tuple[tuple[int, ...], bool], EventSet] = {}
 
-    def match(self, group: WatcherGroup) -> dict[Watcher, list[int]]:
-        """For each watcher that gets anything, which changes."""
-        found: dict[Watcher, list[int]] = {}
+    def match(self, group: WatcherGroup) -> dict[Watcher, tuple[int, ...]]:
+        """For each watcher that gets anything, which changes. Who gets one change only, as most
+        do, shares the tuple."""
+        found: dict[Watcher, tuple[int, ...]] = {}
+        more: dict[Watcher, list[int]] = {}
         match = group.match
         for index, change in enumerate(self._changes):
+            single = (index,)
+            revision = change.mod_revision
             for watcher in match(change.key):
-                if watcher.wants(change):
-                    indexes = found.get(watcher)
+                if watcher.has_filters or revision < watcher.next_revision:
+                    if not watcher.wants(change):
+                        continue
+                if found.setdefault(watcher, single) is not single:
+                    indexes = more.get(watcher)
                     if indexes is None:
-                        indexes = found[watcher] = []
+                        indexes = more[watcher] = [*found[watcher]]
                     indexes.append(index)
+        for watcher, indexes in more.items():
+            found[watcher] = tuple(indexes)
         return found
 
     def events(self, indexes: tuple[int, ...], prev_kv: bool) -> EventSet:

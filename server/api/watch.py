@@ -89,11 +89,23 @@ class WatchApi:
         with self._guard.watch(stream):
             await _Session(self, stream).run()
 
-    def encode(self, reply: Reply) -> Iterator[bytes]:
-        """The messages of one reply: one, or its fragments."""
-        head = self._header_field(reply.revision)
-        if reply.watch_id:
-            head += b"\x10" + varint(reply.watch_id)
+    def encode(self, replies: list[Reply]) -> list[bytes]:
+        """Their messages. Almost all replies of a batch are plain and of one revision."""
+        messages: list[bytes] = []
+        head, head_revision = b"", -1
+        for reply in replies:
+            id, revision, events, may_fragment, created, canceled, _, _ = reply
+            if revision != head_revision:
+                head, head_revision = self._header_field(revision), revision
+            if may_fragment or created or canceled:
+                messages += self._encode_other(reply, head + _id_field(id))
+            elif 0 <= id < len(_ID_FIELDS):
+                messages.append(head + _ID_FIELDS[id] + events.joined())
+            else:
+                messages.append(head + _id_field(id) + events.joined())
+        return messages
+
+    def _encode_other(self, reply: Reply, head: bytes) -> Iterator[bytes]:
         if not reply.may_fragment:
             yield head + _flags(reply) + reply.events.joined()
             return
@@ -197,9 +209,7 @@ class _Session:
         while queue.has_replies:
             if not stream.can_send or (queue.next_bytes > LARGE_BYTES and stream.queued):
                 return stream.cancelled
-            for reply in queue.take(SEND_BYTES):
-                for payload in self._api.encode(reply):
-                    stream.send(payload)
+            stream.send_all(self._api.encode(queue.take(SEND_BYTES)))
         return True
 
     async def _write(self) -> None:
@@ -228,6 +238,13 @@ class _Session:
         self._timer = None
         self._queue.notify_progress()
         self._start_timer()
+
+
+def _id_field(id: int) -> bytes:
+    return b"\x10" + varint(id) if id else b""
+
+
+_ID_FIELDS: Final = [_id_field(id) for id in range(1024)]
 
 
 def _flags(reply: Reply) -> bytes:

@@ -8,7 +8,7 @@ Limits: above stream_send_low_bytes `drain` waits and `can_send` says no; at str
 and send_bytes_max the stream is reset, because dropping a message silently would be worse.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from struct import Struct
 from typing import Final
 
@@ -122,6 +122,37 @@ class ServerStream(Call):
         self._route.counters.sent += 1
         for piece in flow.pieces(PREFIX.pack(0, len(payload)), payload):
             connection.enqueue(self, piece)
+
+    def send_all(self, payloads: Sequence[bytes]) -> None:
+        """Queue messages. Past the queues like `send`, but the windows are looked at once: 0.2 us
+        each instead of 0.6."""
+        connection = self.connection
+        done = 0
+        if (
+            self._started
+            and not self.closed
+            and self._stage != ANSWERED
+            and not self.queued
+            and not connection.ring
+            and not connection.write_paused
+        ):
+            room = min(connection.send_window, self.send_window)
+            left, id, out, pack = room, self.id, connection.out, _MESSAGE_HEAD.pack
+            for payload in payloads:
+                framed = len(payload) + PREFIX_BYTES
+                if framed > frames.FRAME_BYTES_MAX or framed > left:
+                    break
+                left -= framed
+                done += 1
+                out.append(pack(framed << 8, 0, id, 0, framed - PREFIX_BYTES) + payload)
+            self.send_window -= room - left
+            connection.send_window -= room - left
+            connection.bytes_progress += room - left
+            self._route.counters.sent += done
+            if done and not connection.waking:
+                connection.wake()
+        for payload in payloads[done:]:
+            self.send(payload)
 
     def _send_at_once(self, payload: bytes, framed: int) -> None:
         """One frame past the queues: 0.6 us instead of 1.2, which counts when a key has many

@@ -46,6 +46,10 @@ class Stream:
         self.room -= len(payload)
         self.payloads.append(payload)
 
+    def send_all(self, payloads: list[bytes]) -> None:
+        for payload in payloads:
+            self.send(payload)
+
     async def drain(self) -> None:
         while not self.can_send:
             self._drained.clear()

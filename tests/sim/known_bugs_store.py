@@ -133,15 +133,14 @@ def events_before_the_start() -> list[Patch]:
 
 def events_dropped_when_slow() -> list[Patch]:
     """What a full stream cannot take is lost (etcd#17529)."""
-    real = watch.WatchHub._push
+    from pyetcd.store.streams import WatchStream
 
-    def push(self: Any, watcher: Any, revision: int, events: Any) -> None:
-        if watcher.stream.is_full:
-            watcher.next_revision = revision + 1
-            return
-        real(self, watcher, revision, events)
+    real = WatchStream.offer
 
-    return [(watch.WatchHub, "_push", push)]
+    def offer(self: Any, watcher: Any, revision: int, events: Any) -> bool:
+        return self.is_full or real(self, watcher, revision, events)
+
+    return [(WatchStream, "offer", offer)]
 
 
 def damaged_log_cut_off() -> list[Patch]:

@@ -48,6 +48,10 @@ class Stream:
 
         world.clock.at(self._last_s, arrive)
 
+    def send_all(self, payloads: list[bytes]) -> None:
+        for payload in payloads:
+            self.send(payload)
+
     def _took(self, size: int) -> None:
         self.queued -= size
         if self._writer is not None and not self._writer.done():

@@ -378,6 +378,33 @@ def test_a_client_that_does_not_read_loses_the_stream(wire):
     assert peer.connection.streams_stalled == 1
 
 
+@pytest.mark.parametrize("window", [0, 19, 20, 1000, 40_000, 65_535])
+def test_many_messages_at_once(wire, window):
+    """Whatever the windows, the queue and the sizes: each one once, in order."""
+    peer = wire.Peer(window=window)
+    peer.say(peer.headers(1, "/t.T/Deaf"))
+    stream = peer.service.streams[0]
+    payloads = [b"%03d" % n * (1 if n % 9 else 6000) for n in range(50)]
+    stream.send_all(payloads[:20])  # without response headers yet
+    got = peer.read()
+    stream.send_all(payloads[20:30])
+    stream.send_all([])
+    got += peer.say(f.window_update(1, 1 << 20), f.window_update(0, 1 << 20))
+    stream.send_all(payloads[30:])
+    assert stream.connection.waking
+    while more := peer.read():
+        got += more
+    sent = b"".join(wire.prefixed(payload) for payload in payloads)
+    assert b"".join(x.payload for x in got if x.kind == f.DATA) == sent
+    assert max(len(x.payload) for x in got) <= f.FRAME_BYTES_MAX
+    assert peer.connection.send_window == 65_535 + (1 << 20) - len(sent)
+    assert stream.send_window == window + (1 << 20) - len(sent)
+    assert stream.method.path == "/t.T/Deaf" and peer.connection.queued == 0
+    stream.fail(5, "gone")
+    stream.send_all([b"ignored"])
+    assert [x.kind for x in peer.read()] == [f.HEADERS, f.RST_STREAM]
+
+
 def test_wait_closed(peer):
     async def wait(stream):
         stream.start()
