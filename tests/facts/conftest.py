@@ -13,6 +13,7 @@ import itertools
 import os
 import queue
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from pyetcd.proto.keys import prefix_end
 from pyetcd.proto.services import METHODS, Kind
 
 WAIT_S = 20.0
+POLL_S = 0.02
 _numbers = itertools.count()
 
 
@@ -88,15 +90,22 @@ class Side:
 
     # Calls by the name of the method: side("KV.Put", key=..., value=...).
 
-    def __call__(
-        self, name: str, request: Any = None, /, *, metadata: Any = None, **fields: Any
-    ) -> Any:
+    def __call__(self, name: str, request: Any = None, /, **more: Any) -> Any:
         try:
-            return plain(self.raw(name, request, metadata=metadata, **fields))
+            return plain(self.raw(name, request, **more))
         except grpc.RpcError as error:
             return error.code().value[0], error.details()
 
-    def raw(self, name: str, request: Any = None, /, *, metadata: Any = None, **fields: Any) -> Any:
+    def raw(
+        self,
+        name: str,
+        request: Any = None,
+        /,
+        *,
+        metadata: Any = None,
+        timeout: float = WAIT_S,
+        **fields: Any,
+    ) -> Any:
         """The whole answer; refusals are raised."""
         service, method_name = name.split(".")
         package = {"Lock": "v3lockpb", "Election": "v3electionpb"}.get(service, "etcdserverpb")
@@ -110,12 +119,17 @@ class Side:
             response_deserializer=method.response.FromString,
         )
         asked = method.request(**fields) if request is None else request
-        return stub(asked, timeout=WAIT_S, metadata=metadata)
+        return stub(asked, timeout=timeout, metadata=metadata)
 
     def stream(self, name: str, metadata: Any = None) -> Stream:
         made = Stream(self.channel, f"/etcdserverpb.{name.replace('.', '/')}", metadata)
         self._streams.append(made)
         return made
+
+    def login(self, user: str, password: str = "pass") -> list[tuple[str, str]]:
+        """The metadata of who has logged in."""
+        answer = self.raw("Auth.Authenticate", name=user, password=password)
+        return [("token", answer.token)]
 
     # Short forms, under the prefix.
 
@@ -135,9 +149,11 @@ class Side:
         """Every key under the prefix."""
         return self("KV.Range", key=self.prefix, range_end=prefix_end(self.prefix), **fields)
 
-    def txn(self, compare: Any = (), success: Any = (), failure: Any = ()) -> Any:
+    def txn(
+        self, compare: Any = (), success: Any = (), failure: Any = (), metadata: Any = None
+    ) -> Any:
         request = rpc.TxnRequest(compare=compare, success=success, failure=failure)
-        return self("KV.Txn", request)
+        return self("KV.Txn", request, metadata=metadata)
 
     def revision(self) -> int:
         return int(self("KV.Range", key=b"\0", count_only=True).header.revision)
@@ -203,3 +219,72 @@ def side(
     shared.end_streams()
     for each in made:
         each.close()
+
+
+@pytest.fixture(scope="session")
+def special_sides(machine_type: Any, tmp_path_factory: Any) -> Iterator[Callable[..., Side]]:
+    """Servers in a state of their own, each made at the first test that asks for it."""
+    folder: Path = tmp_path_factory.mktemp("facts-special")
+    machine = machine_type(folder)
+    made: dict[tuple[str, str], Side] = {}
+
+    def get(kind: str, program: str) -> Side:
+        if (kind, program) not in made:
+            make = {"guarded": _guarded, "leaderless": _leaderless}[kind]
+            made[kind, program] = make(machine, program)
+        return made[kind, program]
+
+    try:
+        yield get
+    finally:
+        for side in made.values():
+            side.close()
+        machine.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def guarded(side: Side, special_sides: Callable[..., Side]) -> Iterator[Side]:
+    """With authentication on: users root and user, both with the password "pass"; user has the
+    role "role", which permits nothing. A test takes back what it changes."""
+    made = special_sides("guarded", side.program)
+    made.prefix = side.prefix
+    yield made
+    made.end_streams()
+
+
+@pytest.fixture
+def leaderless(side: Side, special_sides: Callable[..., Side]) -> Iterator[Side]:
+    """One member of two, the other one dead: nobody leads. Both knew the key "before"."""
+    made = special_sides("leaderless", side.program)
+    yield made
+    made.end_streams()
+
+
+def _guarded(machine: Any, program: str) -> Side:
+    side = _side(machine, program, machine.single(program))
+    for user in ("root", "user"):
+        side.raw("Auth.UserAdd", name=user, password="pass")
+    for role in ("root", "role"):
+        side.raw("Auth.RoleAdd", name=role)
+    side.raw("Auth.UserGrantRole", user="root", role="root")
+    side.raw("Auth.UserGrantRole", user="user", role="role")
+    side.raw("Auth.AuthEnable")
+    return side
+
+
+def _leaderless(machine: Any, program: str) -> Side:
+    timing = ("--heartbeat-interval=50", "--election-timeout=500")
+    both = machine.cluster(2, *timing, program=program)
+    sides = [_side(machine, program, each.wait_healthy()) for each in both]
+    sides[0].raw("KV.Put", key=b"before", value=b"v")
+    deadline_s = time.monotonic() + WAIT_S
+    while sides[1]("KV.Range", key=b"before", serializable=True).count == 0:
+        assert time.monotonic() < deadline_s
+        time.sleep(POLL_S)
+    sides[0].close()
+    both[0].kill()
+    while sides[1]("Maintenance.Status").leader:
+        assert time.monotonic() < deadline_s
+        time.sleep(POLL_S)
+    return sides[1]

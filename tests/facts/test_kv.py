@@ -133,7 +133,8 @@ def test_fact_05_ignore_needs_a_key_and_nothing_given(side: Any) -> None:
     before = side.revision()
     key = side.key(b"k")
     empty = rpc.RequestOp()
-    for fields in ({"ignore_value": True}, {"ignore_lease": True}):
+    kept: list[dict[str, Any]] = [{"ignore_value": True}, {"ignore_lease": True}]
+    for fields in kept:
         assert side.put(b"k", **fields) == NOT_FOUND
         assert side.txn(success=[put_op(key, **fields)]) == NOT_FOUND
     assert side.txn(success=[empty]) == side.txn(failure=[empty]) == NOT_FOUND
