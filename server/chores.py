@@ -83,6 +83,10 @@ class Chores:
         self._first_index = machine.wal.first_index()
         self._log = get("chores")
         self.lease_expired_total = 0
+        # Told how many seconds a slice of a compaction and the whole of it took.
+        self.slice_took: Callable[[float], object] = _ignore_seconds
+        self.compaction_took: Callable[[float], object] = _ignore_seconds
+        self._compacting_since_s = 0.0
 
     def ticked(self) -> None:
         now_s = self._monotonic_s()
@@ -127,23 +131,33 @@ class Chores:
     def compact_soon(self) -> None:
         """A compaction was applied, or one was left unfinished at the last stop."""
         if self._compacting is None and not self._machine.compaction.is_done:
+            self._compacting_since_s = self._monotonic_s()
             self._compacting = self._loop.call_later(0, self._compact)
 
     def _compact(self) -> None:
         self._compacting = None
-        until_s = self._monotonic_s() + COMPACT_SLICE_S
+        began_s = self._monotonic_s()
+        more = self._compact_slice(began_s + COMPACT_SLICE_S)
+        ended_s = self._monotonic_s()
+        self.slice_took(ended_s - began_s)
+        if more:
+            self._compacting = self._loop.call_later(self._compact_pause_s, self._compact)
+        else:
+            self.compaction_took(ended_s - self._compacting_since_s)
+
+    def _compact_slice(self, until_s: float) -> bool:
         left = self._compact_rows_max  # in this slice; None: as many as there is time for
         for _ in range(COMPACT_STEPS_MAX):
             deleted = self._machine.compaction.deleted
             if not self._machine.compact_step(left):
-                return
+                return False
             if left is not None:
                 left -= self._machine.compaction.deleted - deleted
                 if left <= 0:
                     break
             if self._monotonic_s() >= until_s:
                 break
-        self._compacting = self._loop.call_later(self._compact_pause_s, self._compact)
+        return True
 
     # Leases
 
@@ -203,6 +217,10 @@ class Chores:
 
 def _ignore(answer: Message | EtcdError) -> None:
     """The next round sees whether it worked."""
+
+
+def _ignore_seconds(seconds: float) -> None:
+    return None
 
 
 def _size_bytes(path: str) -> int:

@@ -57,7 +57,7 @@ class Listener:
         self.connections: set[_Wire] = set()
         self.accepted_total = 0
         self.refused_total = 0
-        self.received_bytes_total = 0
+        self.received_bytes_total = 0  # over HTTP/2, of which gRPC is made
         self.sent_bytes_total = 0
         self.sniffing: dict[str, set[_Sniffer]] = {}  # host -> connections without a first byte
         self.sniffers: set[asyncio.Transport] = set()  # the same connections
@@ -490,7 +490,6 @@ class _Http1(_Wire):
             self.listener.wake(self)
 
     def data_received(self, data: bytes) -> None:
-        self.listener.received_bytes_total += len(data)
         try:
             self.http.receive(data)
         except Exception as error:
@@ -505,7 +504,6 @@ class _Http1(_Wire):
             self.transport.abort()
             return
         if not self.http.write_paused and (data := self.http.pump()):
-            self.listener.sent_bytes_total += len(data)
             self.transport.write(data)
         if not self.http.write_paused:
             self.http.resume()

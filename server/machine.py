@@ -12,6 +12,7 @@ The latest `catchup_entries` entries stay in the log for followers that are a li
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from pyetcd.proto.errors import Code, EtcdError, RpcError
@@ -61,6 +62,21 @@ class Run(Protocol):
     """Runs a job beside the loop and calls back in it."""
 
     def __call__(self, job: Callable[[], T], done: Callable[[T | EtcdError], None]) -> None: ...
+
+
+def _ignore(seconds: float) -> None:
+    return None
+
+
+@dataclass(slots=True)
+class Timings:
+    """Who is told, in the loop, how many seconds each of these took."""
+
+    commit: Callable[[float], object] = _ignore
+    checkpoint: Callable[[float], object] = _ignore
+    copy: Callable[[float], object] = _ignore
+    hash: Callable[[float], object] = _ignore
+    hash_kv: Callable[[float], object] = _ignore
 
 
 class StateMachine:
@@ -123,7 +139,9 @@ class StateMachine:
         self._committed_at_s = monotonic_s()
         self._commit_interval_s = commit_interval_s
         self._commit_changes_max = commit_changes_max
-        self.committed: Callable[[float], object] = _ignore  # told how long each commit took
+        self.timings = Timings()
+        self.readers_open = 0  # in threads
+        self.is_installing = False
         # Where the last checkpoint was; a start makes one, see member.py.
         self._durable_index = backend.applied_index
         self._checkpointing = False
@@ -156,6 +174,7 @@ class StateMachine:
     def install(self, received: Snapshot) -> None:
         """Replace kv.db by the kept file of this snapshot and read everything from it."""
         index = received.meta.index
+        self.is_installing = True
         with self._quiesce():  # a checkpoint or a reader in a thread has the old file open
             self.backend.close()
             snapshot.install(snapshot.kept_path(self.backend.path, index), self.backend.path)
@@ -171,6 +190,7 @@ class StateMachine:
         self._conf_states.clear()
         self.set_conf_state(index, received.meta.conf_state)
         self._durable_index = index
+        self.is_installing = False
 
     # Durability
 
@@ -181,7 +201,7 @@ class StateMachine:
         self.backend.set_applied(mark.index, mark.term, log_crc=mark.crc)
         self.backend.commit()
         self._committed_at_s = self._monotonic_s()
-        self.committed(self._committed_at_s - began_s)
+        self.timings.commit(self._committed_at_s - began_s)
 
     def keep_up(self) -> None:
         """Called every tick and after large batches: commit when it is time to."""
@@ -207,7 +227,13 @@ class StateMachine:
             return
         self._checkpointing = True
         self.commit()
-        self._run(self.backend.checkpoint, self._checkpointed)
+        began_s = self._monotonic_s()
+
+        def done(index: int | EtcdError | None) -> None:
+            self.timings.checkpoint(self._monotonic_s() - began_s)
+            self._checkpointed(index)
+
+        self._run(self.backend.checkpoint, done)
 
     def _checkpointed(self, index: int | EtcdError | None) -> None:
         self._checkpointing = False
@@ -257,6 +283,7 @@ class StateMachine:
         """The answer is that of now, from a reader of the committed state."""
         self.commit()
         revision, backend = self.keyspace.revision, self.backend
+        self.keyspace.tally.ranges += 1
 
         def job() -> RangeResponse:
             reader = backend.reader()
@@ -265,7 +292,41 @@ class StateMachine:
             finally:
                 reader.close()
 
-        self._run(job, done)
+        self._read(job, done, _ignore)
+
+    def _read(
+        self,
+        job: Callable[[], T],
+        done: Callable[[T | EtcdError], None],
+        took: Callable[[float], object],
+    ) -> None:
+        """Runs a job that reads by a connection of its own; `took` is told the seconds."""
+        began_s = self._monotonic_s()
+        self.readers_open += 1
+
+        def finished(answer: T | EtcdError) -> None:
+            self.readers_open -= 1
+            took(self._monotonic_s() - began_s)
+            done(answer)
+
+        self._run(job, finished)
+
+    def count_keys(self, done: Callable[[int | EtcdError], None]) -> None:
+        """All keys there are now, counted in a thread."""
+        self.commit()
+        backend = self.backend
+        reader = backend.reader()
+        # From here on it sees this state, whatever is written until the thread begins.
+        db.guarded(backend.path, "read", lambda: reader.execute("BEGIN; SELECT 1 FROM meta"))
+
+        def job() -> int:
+            try:
+                rows: list[Any] = reader.execute("SELECT count(*) FROM current").fetchall()
+                return int(rows[0][0])
+            finally:
+                reader.close()
+
+        self._read(job, done, _ignore)
 
     def hash_kv(self, revision: int, done: Callable[[HashKVResponse | EtcdError], None]) -> None:
         """In a thread: it reads every revision there is."""
@@ -286,7 +347,7 @@ class StateMachine:
             answer.header.revision = found.current_revision
             return answer
 
-        self._run(job, done)
+        self._read(job, done, self.timings.hash_kv)
 
     def hash(self, done: Callable[[HashResponse | EtcdError], None]) -> None:
         """Of all that members share, in a thread."""
@@ -303,7 +364,7 @@ class StateMachine:
             answer.header.revision = revision
             return answer
 
-        self._run(job, done)
+        self._read(job, done, self.timings.hash)
 
     def copy(
         self, name: str, is_cancelled: Callable[[], bool], done: Callable[[Copy | EtcdError], None]
@@ -321,7 +382,7 @@ class StateMachine:
             except SnapshotFailed as error:
                 raise RpcError(Code.INTERNAL, str(error)) from error
 
-        self._run(job, done)
+        self._read(job, done, self.timings.copy)
 
     def scrub(self, done: Callable[[EtcdError | None], None]) -> None:
         """The next slice of looking for damage, in a thread."""
@@ -357,10 +418,6 @@ class StateMachine:
         self.commit()
         self.backend.empty_wal()
         self.backend.close()
-
-
-def _ignore(seconds: float) -> None:
-    return None
 
 
 def load_conf_state(backend: Backend) -> ConfState:

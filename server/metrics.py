@@ -20,14 +20,21 @@ versions, never from what a client may choose freely; VECTOR_MAX holds even so.
 
 import os
 import resource
+import threading
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from decimal import Decimal
 from functools import partial
 
-from prometheus_client import ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    GCCollector,
+    PlatformCollector,
+    ProcessCollector,
+)
 from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
 
 from pyetcd.proto.errors import Code
 from pyetcd.proto.services import METHODS, Kind
@@ -104,6 +111,15 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
+    def observe_many(self, value: float, count: int) -> None:
+        self.counts[bisect_left(self.bounds, value)] += count
+        self.total += value * count
+
+    def take(self, counts: Sequence[int], total: float) -> None:
+        """What was counted elsewhere, by the same bounds."""
+        self.counts[:] = counts
+        self.total = total
+
 
 class Vector:
     """A labelled counter or gauge; starts empty, as etcd's do."""
@@ -131,7 +147,7 @@ class Vector:
 
 
 class MethodStats:
-    """One RPC. `handled` is indexed by the gRPC code."""
+    """One RPC, copied from where it is counted. `handled` is indexed by the gRPC code."""
 
     __slots__ = ("handled", "handling", "labels", "received", "sent", "started")
 
@@ -142,11 +158,6 @@ class MethodStats:
         self.sent = 0
         self.handled = [0] * len(Code)
         self.handling = Histogram(GRPC_BUCKETS) if extensive else None
-
-    def finish(self, code: int, seconds: float) -> None:
-        self.handled[code] += 1
-        if self.handling is not None:
-            self.handling.observe(seconds)
 
 
 class Metrics:
@@ -173,6 +184,7 @@ class Metrics:
             self._read[name] = partial(getattr, self.counters, attribute)
         self._read["etcd_debugging_mvcc_range_total"] = lambda: self.counters.range
         self._process = ProcessCollector(registry=None)
+        self._runtime = _runtime_collectors()
 
     def bind(self, name: str, read: Callable[[], float]) -> None:
         """The value of this unlabelled counter or gauge is `read()` at each scrape."""
@@ -255,6 +267,11 @@ class Metrics:
 
     def _process_families(self) -> Iterator[Metric]:
         yield from self._process.collect()
+        for collector in self._runtime:
+            yield from collector.collect()
+        threads = Metric("python_threads", "Threads of this process.", GAUGE)
+        threads.add_sample("python_threads", {}, threading.active_count())
+        yield threads
         name = "process_virtual_memory_max_bytes"
         family = Metric(name, "Most virtual memory in bytes.", GAUGE)
         limit = resource.getrlimit(resource.RLIMIT_AS)[0]
@@ -271,6 +288,12 @@ class Metrics:
         for status, count in sorted(self.scrapes.items()):
             total.add_sample(name, {"code": str(status)}, count)
         yield from (inflight, total)
+
+
+def _runtime_collectors() -> list[Collector]:
+    """Python's own, in the place of Go's."""
+    own = CollectorRegistry()
+    return [PlatformCollector(registry=own), GCCollector(registry=own)]
 
 
 def _grpc_stats(*, extensive: bool) -> dict[str, MethodStats]:

@@ -76,7 +76,7 @@ _COUNTERS = (
     _counter(_N + "peer_sent_bytes_total", "transport", "Bytes to a peer.", "To"),
     _counter(_N + "peer_sent_failures_total", "transport", "Sends that failed.", "To"),
     _counter(
-        _N + "server_stream_failures_total", "watch", "Streams that broke here.", "Type", "API"
+        _N + "server_stream_failures_total", "listener", "Streams that broke here.", "Type", "API"
     ),
     _counter(_N + "snapshot_receive_failures", "transport", "Snapshots not received.", "From"),
     _counter(_N + "snapshot_receive_success", "transport", "Snapshots received.", "From"),
@@ -89,7 +89,7 @@ _COUNTERS = (
     _counter("etcd_proxy_requests_total", "unused", "v2 proxy: asked.", "method"),
     _counter(
         _S + "client_requests_total",
-        "api",
+        "listener",
         "Requests by the version that the client says it is.",
         "type",
         "client_api_version",
@@ -119,7 +119,7 @@ _GAUGES = (
     _gauge(_D + "mvcc_watch_stream_total", "watch", "Watch streams."),
     _gauge(_D + "mvcc_watcher_total", "watch", "Watchers."),
     _gauge(_D + "store_watchers", "later: v2", "v2 watchers."),
-    _gauge("etcd_disk_defrag_inflight", "later: defrag", "1 while a defragmentation runs."),
+    _gauge("etcd_disk_defrag_inflight", "facts", "1 while a defragmentation runs."),
     _gauge("etcd_disk_wal_write_bytes_total", "wal", "Bytes written to the log."),
     _gauge("etcd_grpc_proxy_cache_hits_total", "unused", "gRPC proxy: hits."),
     _gauge("etcd_grpc_proxy_cache_keys_total", "unused", "gRPC proxy: cached ranges."),
@@ -157,7 +157,7 @@ _HISTOGRAMS = (
         _D + "disk_backend_commit_spill_duration_seconds", "unused", "bbolt: spill.", _DISK
     ),
     _histogram(
-        _D + "disk_backend_commit_write_duration_seconds", "unused", "bbolt: write.", _DISK
+        _D + "disk_backend_commit_write_duration_seconds", "machine", "Commits: write.", _DISK
     ),
     _histogram(_D + "lease_ttl_total", "apply", "TTLs of granted leases.", (1, 2, 24)),
     _histogram(
@@ -181,20 +181,20 @@ _HISTOGRAMS = (
     _histogram(
         _D + "snap_save_marshalling_duration_seconds", "unused", "v2 snapshot: encode.", _DISK
     ),
-    _histogram(_D + "snap_save_total_duration_seconds", "unused", "v2 snapshot: save.", _DISK),
-    _histogram("etcd_disk_backend_commit_duration_seconds", "backend", "Commits.", _DISK),
+    _histogram(_D + "snap_save_total_duration_seconds", "machine", "Checkpoints.", _DISK),
+    _histogram("etcd_disk_backend_commit_duration_seconds", "machine", "Commits.", _DISK),
     _histogram(
-        "etcd_disk_backend_defrag_duration_seconds", "later: defrag", "Defragments.", (0.1, 2, 13)
+        "etcd_disk_backend_defrag_duration_seconds", "facts", "Defragments.", (0.1, 2, 13)
     ),
     _histogram(
-        "etcd_disk_backend_snapshot_duration_seconds", "snapshot", "Copies.", (0.01, 2, 17)
+        "etcd_disk_backend_snapshot_duration_seconds", "machine", "Copies.", (0.01, 2, 17)
     ),
     _histogram("etcd_disk_wal_fsync_duration_seconds", "wal", "Commits of the log.", _DISK),
     _histogram(
         "etcd_http_successful_duration_seconds", "later: v2", "v2 requests.", _HTTP, "method"
     ),
-    _histogram("etcd_mvcc_hash_duration_seconds", "maintenance api", "Hash.", (0.01, 2, 15)),
-    _histogram("etcd_mvcc_hash_rev_duration_seconds", "maintenance api", "HashKV.", (0.01, 2, 15)),
+    _histogram("etcd_mvcc_hash_duration_seconds", "machine", "Hash.", (0.01, 2, 15)),
+    _histogram("etcd_mvcc_hash_rev_duration_seconds", "machine", "HashKV.", (0.01, 2, 15)),
     _histogram(
         _N + "peer_round_trip_time_seconds", "transport", "To a peer and back.", (0.0001, 2, 16),
         "To",
@@ -214,7 +214,7 @@ _HISTOGRAMS = (
     _histogram(
         "etcd_snap_db_save_total_duration_seconds", "transport", "Received: save.", (0.1, 2, 10)
     ),
-    _histogram("etcd_snap_fsync_duration_seconds", "unused", "v2 snapshot: fsync.", _DISK),
+    _histogram("etcd_snap_fsync_duration_seconds", "machine", "Checkpoints: fsync.", _DISK),
 )  # fmt: skip
 
 ROWS: dict[str, Row] = {

@@ -7,6 +7,7 @@ method.
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -55,6 +56,7 @@ class Serving:
     ) -> None:
         log = get("serving")
         self._sockets = sockets
+        self._is_extensive = config.metrics_extensive
         self._guard = core.guard
         self._services = core.services
         self._access = core.access
@@ -187,6 +189,7 @@ class Serving:
         return Dispatcher(
             {path: (METHODS[path].request, handler) for path, handler in unary.items()},
             {path: (METHODS[path].request, handler) for path, handler in streams.items()},
+            timer=time.perf_counter if self._is_extensive else None,
         )
 
     async def start_first(self) -> None:

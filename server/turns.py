@@ -63,6 +63,8 @@ class Turns:
         self._leader = 0
         self._role = Role.FOLLOWER
         self._copying = False
+        # What was applied last, until somebody has taken it (feeds.py).
+        self.batch: list[Applied] = []
         self._alarming = False
         self._snapshot_at_s: dict[int, float] = {}
 
@@ -77,6 +79,7 @@ class Turns:
     # The replica's Observer
 
     def applied(self, results: list[Applied], index: int) -> None:
+        self.batch = results
         self.chores.promote_lessor()
         resolve = self._proposer.resolve
         for applied in results:

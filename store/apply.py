@@ -63,7 +63,7 @@ _VERSION_PATH: Final = "/0/version"
 class Applied:
     """What one entry came to: a response or an error, for whoever waits for `request_id`."""
 
-    __slots__ = ("error", "over_quota", "request_id", "response")
+    __slots__ = ("error", "op", "over_quota", "request_id", "response")
 
     def __init__(
         self,
@@ -72,8 +72,11 @@ class Applied:
         error: EtcdError | None = None,
         *,
         over_quota: bool = False,
+        op: str = "put",
     ) -> None:
         self.request_id = request_id
+        # The field of the request, for metrics; v2 and the method for v2; empty for none.
+        self.op = op
         self.response = response
         self.error = error
         # The write was applied, but the file is larger than the quota: propose this member's
@@ -86,7 +89,7 @@ class Applied:
         return self.response if self.error is None else self.error
 
 
-NOTHING: Final = Applied(0)
+NOTHING: Final = Applied(0, op="")
 
 Handler = Callable[[InternalRaftRequest], Message]
 
@@ -162,7 +165,7 @@ class Applier:
                 return Applied(request_id, error=errors.NoSpace(), over_quota=True)
             return self._apply_other(request_id, request, entry.index)
         except EtcdError as error:
-            return Applied(request_id, error=error)
+            return Applied(request_id, error=error, op=_op_of(request))
 
     def apply_conf_change(self, entry: Entry, change: ConfChange) -> tuple[Applied, bool]:
         """A configuration entry, already decoded. The answer lists the members as they are now;
@@ -170,8 +173,8 @@ class Applier:
         try:
             self.members.apply_conf_change(change)
         except EtcdError as error:
-            return Applied(change.id, error=error), False
-        return Applied(change.id, member_list(self.members.all())), True
+            return Applied(change.id, error=error, op=""), False
+        return Applied(change.id, member_list(self.members.all()), op=""), True
 
     def reload(self) -> None:
         """The backend was reopened on another file (an installed snapshot)."""
@@ -203,16 +206,17 @@ class Applier:
     def _apply_other(self, request_id: int, request: InternalRaftRequest, index: int) -> Applied:
         if request.HasField("v2"):
             return self._v2(request.v2)
+        op = _op_of(request)
         for field, handler in self._handlers:
             if request.HasField(field):
                 fits = self.fits(request)
                 response = handler(request)
                 if fits:
-                    return Applied(request_id, response)
-                return Applied(request_id, error=errors.NoSpace(), over_quota=True)
+                    return Applied(request_id, response, op=op)
+                return Applied(request_id, error=errors.NoSpace(), over_quota=True, op=op)
         response = self._auth_requests.apply(request, index)
         response.header.revision = self.keyspace.revision
-        return Applied(request_id, response)
+        return Applied(request_id, response, op=op)
 
     def _refuse_if_corrupt(self) -> None:
         if self.alarms.corrupt:
@@ -301,22 +305,28 @@ class Applier:
                     name=attributes.get("name", ""),
                     client_urls=attributes.get("clientURLs") or (),
                 )
-                return Applied(request.ID, EmptyResponse())
+                return Applied(request.ID, EmptyResponse(), op="v2 PUT")
             if request.Path == _VERSION_PATH:
                 try:
                     self._set_version(request.Val)
                 except EtcdError as error:
-                    return Applied(request.ID, error=error)
-                return Applied(request.ID, EmptyResponse())
+                    return Applied(request.ID, error=error, op="v2 PUT")
+                return Applied(request.ID, EmptyResponse(), op="v2 PUT")
         if request.Method == "SYNC":  # a leader's call to expire v2 keys, of which there are none
-            return Applied(request.ID, EmptyResponse())
-        return Applied(request.ID, error=errors.NotCapable())
+            return Applied(request.ID, EmptyResponse(), op="v2 SYNC")
+        return Applied(request.ID, error=errors.NotCapable(), op="v2")
 
     def _set_version(self, version: str) -> None:
         try:
             self.members.set_version(version)
         except ValueError:
             raise errors.WrongDowngradeVersionFormat from None
+
+
+def _op_of(request: InternalRaftRequest) -> str:
+    """The name of what is asked: the one field beside the header."""
+    names = (field.name for field, _ in request.ListFields() if field.name not in ("header", "ID"))
+    return next(names, "unknown")
 
 
 def member_list(members: list[Member]) -> MemberListResponse:

@@ -97,6 +97,7 @@ class Lessor:
         self.is_primary = False
         # Plain counters for metrics.
         self.granted_total = 0
+        self.on_grant: Callable[[int], object] = _ignore  # told the TTL, in seconds
         self.revoked_total = 0
         self.renewed_total = 0
         self.reload(backend)
@@ -143,6 +144,7 @@ class Lessor:
         self._leases[id] = lease
         self._persist(lease)
         self.granted_total += 1
+        self.on_grant(lease.ttl_s)
         if self.is_primary:
             self._start(lease, self._clock() + lease.ttl_s)
         return lease
@@ -152,10 +154,12 @@ class Lessor:
         if lease is None:
             raise errors.LeaseNotFound
         if lease.keys:
+            before = keyspace.tally.operations
             txn = keyspace.begin(self)
             for key in sorted(lease.keys):
                 txn.delete_range(key)
             txn.end()
+            keyspace.tally.end(before)
         del self._leases[id]
         self._backend.execute("DELETE FROM leases WHERE id = ?", (id,))
         self.revoked_total += 1
@@ -316,6 +320,10 @@ class Lessor:
 
     def __iter__(self) -> Iterator[Lease]:
         return iter(self._leases.values())
+
+
+def _ignore(ttl_s: int) -> None:
+    return None
 
 
 def _by_expiry(lease: Lease) -> tuple[float, int]:

@@ -25,6 +25,7 @@ from pyetcd.proto.errors import Compacted, FutureRev
 from pyetcd.proto.keys import FROM_KEY
 from pyetcd.store.backend import MAIN_MAX, SUB_BITS, SUB_MAX, Backend
 from pyetcd.store.history import History, Row, crc_of, first_of, last_of
+from pyetcd.store.tally import Tally
 
 PUT: Final = 0
 DELETE: Final = 1
@@ -117,10 +118,19 @@ class View:
 class Keyspace:
     """All keys and their history; see the file's docstring."""
 
-    __slots__ = ("_txn", "backend", "compact_revision", "history", "listener", "revision")
+    __slots__ = (
+        "_txn",
+        "backend",
+        "compact_revision",
+        "history",
+        "listener",
+        "revision",
+        "tally",
+    )
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
+        self.tally = Tally()
         self.listener: Listener | None = None
         self.revision = 1
         self.compact_revision = -1
@@ -202,11 +212,13 @@ class WriteTxn:
         "_set_current",
         "is_open",
         "revision",
+        "tally",
     )
 
     def __init__(self, keyspace: Keyspace) -> None:
         self._keyspace = keyspace
         self._backend = keyspace.backend
+        self.tally = keyspace.tally
         self._leases: Leases | None = None
         self._changes: list[Change] | None = None
         self._first = self._next = 0
@@ -282,6 +294,11 @@ class WriteTxn:
             raise self._backend.failure("put", error) from error
         self._next = rev + 1
         self._backend.pending += 1
+        tally = self.tally
+        tally.puts += 1
+        tally.put_bytes += len(key) + len(value)
+        if version == 1:
+            tally.keys += 1
         if lease != old_lease:
             self._move_lease(key, old_lease, lease)
         if self._changes is not None:
@@ -290,6 +307,7 @@ class WriteTxn:
     def delete_range(self, key: bytes, end: bytes = b"") -> int:
         """How many keys it deleted, in key order."""
         assert self.is_open
+        self.tally.deletes += 1
         bindings = (key, end) if end and end != FROM_KEY else (key,)
         shape = 0 if not end else 2 if end == FROM_KEY else 1
         try:
@@ -309,6 +327,7 @@ class WriteTxn:
         except apsw.Error as error:
             raise self._backend.failure("delete", error) from error
         self._next = rev + len(doomed)
+        self.tally.keys -= len(doomed)
         self._backend.pending += len(doomed)
         for gone, lease in doomed:
             if lease:

@@ -87,6 +87,7 @@ class Hub(Protocol):
 
     streams: int
     watchers: int
+    pending_events: int
 
     @property
     def revision(self) -> int: ...
@@ -187,6 +188,7 @@ class WatchStream:
         for watcher in self.watchers.values():
             self._hub.remove(watcher)
         self.watchers.clear()
+        self._hub.pending_events -= sum(len(reply.events.chunks) for reply in self._queue)
         self._queue.clear()
         self.queued_bytes = 0
         self._hub.leave(self)
@@ -224,6 +226,7 @@ class WatchStream:
                 size_bytes += reply.events.size_bytes
                 taken.append(reply)
             self.queued_bytes -= size_bytes
+        self._hub.pending_events -= sum([len(reply.events.chunks) for reply in taken])
         if self.blocked and self._is_half_empty():
             self._hub.resume(list(self.blocked))
         return taken
@@ -237,6 +240,7 @@ class WatchStream:
         if not queue:
             self._hub.touch(self)
         watcher.is_idle = False
+        self._hub.pending_events += len(events.chunks)
         queue.append(Reply(watcher.id, revision, events, watcher.may_fragment))
         self.queued_bytes += events.size_bytes
         return True

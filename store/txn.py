@@ -70,6 +70,8 @@ def apply_put(keyspace: Keyspace, leases: Leases, request: PutRequest) -> PutRes
         previous = keyspace.history.get(request.key)
         if previous is None and (request.ignore_value or request.ignore_lease):
             raise KeyNotFound
+        keyspace.tally.ranges += 1
+        keyspace.tally.txns += 1
         txn = keyspace.begin(leases)
         _put_over(txn, request, previous, response)
     else:
@@ -81,6 +83,7 @@ def apply_put(keyspace: Keyspace, leases: Leases, request: PutRequest) -> PutRes
 
 def apply_range(keyspace: Keyspace, request: RangeRequest) -> RangeResponse:
     """header.revision is the store's, also when an older one was asked for."""
+    keyspace.tally.ranges += 1
     response = RangeResponse()
     _range_into(response, keyspace.view(), request)
     return response
@@ -92,16 +95,21 @@ def apply_delete_range(
     """Deleting nothing uses no revision."""
     _require_room(keyspace.history, [(request.key, request.range_end)])
     response = DeleteRangeResponse()
+    before = keyspace.tally.operations
     txn = keyspace.begin(leases)
     _delete_into(response, txn, request)
     response.header.revision = txn.end()
+    keyspace.tally.end(before)
     return response
 
 
 def apply_txn(keyspace: Keyspace, leases: Leases, request: TxnRequest) -> TxnResponse:
     """With operations other than ranges it belongs through raft, see `is_readonly`."""
     view = keyspace.view()
+    tally = keyspace.tally
+    before = tally.operations
     taken = _Branch(view, request)
+    tally.ranges += taken.compares
     readonly = is_readonly(request)
     deletes: list[tuple[bytes, bytes]] = []
     if not readonly:
@@ -110,12 +118,17 @@ def apply_txn(keyspace: Keyspace, leases: Leases, request: TxnRequest) -> TxnRes
     _require_room(keyspace.history, deletes)
     response = TxnResponse()
     if readonly:
+        tally.ranges += len(taken.ops)
+        tally.end(before)
         _run_reads(response, view, taken)
         response.header.revision = view.revision
         return response
+    tally.end(before)  # the compares are a transaction of their own, as in etcd
+    before = tally.operations
     txn = keyspace.begin(leases)
     _run(response, txn, taken)
     response.header.revision = txn.end()
+    tally.end(before)
     return response
 
 
@@ -251,11 +264,13 @@ class _Branch:
     """The branch that a transaction takes, decided before anything is written, and those of the
     nested transactions in it, in the order of its operations."""
 
-    __slots__ = ("nested", "ops", "succeeded")
+    __slots__ = ("compares", "nested", "ops", "succeeded")
 
     def __init__(self, view: View, request: TxnRequest) -> None:
         self.succeeded = True
+        self.compares = 0  # made, with those of the nested
         for compare in request.compare:
+            self.compares += 1
             if not _holds(view, compare):
                 self.succeeded = False
                 break
@@ -263,6 +278,7 @@ class _Branch:
         self.nested = [
             _Branch(view, op.request_txn) for op in self.ops if op.HasField("request_txn")
         ]
+        self.compares += sum(branch.compares for branch in self.nested)
 
 
 def _check_puts(
@@ -327,12 +343,14 @@ def _run(response: TxnResponse, txn: WriteTxn, branch: _Branch) -> None:
         if kind == "request_put":
             put = op.request_put
             if put.prev_kv or put.ignore_value or put.ignore_lease:
+                txn.tally.ranges += 1
                 previous = txn.view().history.get(put.key)
                 _put_over(txn, put, previous, answer.response_put)
             else:
                 txn.put(put.key, put.value, put.lease)
             answer.response_put.header.revision = txn.revision
         elif kind == "request_range":
+            txn.tally.ranges += 1
             _range_into(answer.response_range, txn.view(), op.request_range)
         elif kind == "request_delete_range":
             _delete_into(answer.response_delete_range, txn, op.request_delete_range)
@@ -365,6 +383,7 @@ def _put_over(
 def _delete_into(response: DeleteRangeResponse, txn: WriteTxn, request: DeleteRangeRequest) -> None:
     key, end = request.key, request.range_end
     if request.prev_kv:
+        txn.tally.ranges += 1
         response.prev_kvs.extend(key_value_of(row) for row in txn.view().history.rows(key, end))
     response.deleted = txn.delete_range(key, end)
     response.header.revision = txn.view().revision

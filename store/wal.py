@@ -162,6 +162,7 @@ class Wal:
         # Rows from _lowest_row to _base_in_file wait for _cut_slice.
         self._lowest_row = meta.base.index + 1
         self._base_in_file = meta.base.index
+        self.written_bytes_total = 0  # into the -wal file
         self._wal_frames = 0
         self._moved_frames = 0  # of these, by a checkpoint
         self._wal_frames_due = CHECKPOINT_FRAMES
@@ -512,7 +513,9 @@ class Wal:
 
     def _on_wal(self, _connection: apsw.Connection, _name: str, frames: int) -> int:
         if frames < self._wal_frames:  # from the front again
-            self._moved_frames = 0
+            self._moved_frames = self._wal_frames = 0
+        frame_bytes = db.PAGE_BYTES + walscan.FRAME_HEADER_BYTES
+        self.written_bytes_total += (frames - self._wal_frames) * frame_bytes
         self._wal_frames = frames
         return apsw.SQLITE_OK
 

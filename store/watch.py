@@ -71,6 +71,7 @@ class WatchHub:
         self.streams = 0
         self.watchers = 0
         self.blocked = 0
+        self.pending_events = 0  # in the queues of streams
         self.events_total = 0
         self.dropped_total = 0
 

@@ -6,12 +6,18 @@ no revision, as in etcd.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 from google.protobuf.message import Message
 
-from pyetcd.proto.errors import EtcdError, MemberBadURLs, NotLeader
+from pyetcd.proto.errors import (
+    EtcdError,
+    MemberBadURLs,
+    MemberNotFound,
+    MemberNotLearner,
+    NotLeader,
+)
 from pyetcd.proto.rpc_pb2 import (
     Member as MemberMessage,
 )
@@ -39,6 +45,11 @@ from pyetcd.store.members import Health, Member, Members
 ConfDone = Callable[[Message | EtcdError], None]
 PromoteDone = Callable[[Sequence[Member] | EtcdError], None]
 Forward = Callable[[int, PromoteDone], None]
+# etcd's reasons in its metrics are not those of its answers.
+_REASONS: Final[dict[type[EtcdError], str]] = {
+    MemberNotFound: "membership: ID not found",
+    MemberNotLearner: "membership: can only promote a learner member",
+}
 
 
 class Configurer(Protocol):
@@ -79,6 +90,8 @@ class ClusterApi:
         self._members = members
         self._configurer = configurer
         self._forward = forward
+        self.promotions_total = 0  # by this leader
+        self.promotions_failed: dict[str, int] = {}  # by reason, of which there are few
 
     def member_list(self, call: UnaryCall, request: MemberListRequest) -> None:
         def serve(error: EtcdError | None) -> None:
@@ -159,6 +172,18 @@ class ClusterApi:
         """On the leader, for who asks it or for who asks another member."""
         if not self._configurer.is_leader:
             return done(NotLeader())
+
+        def counted(found: Sequence[Member] | EtcdError) -> None:
+            if isinstance(found, EtcdError):
+                reason = _REASONS.get(type(found), found.text)
+                self.promotions_failed[reason] = self.promotions_failed.get(reason, 0) + 1
+            else:
+                self.promotions_total += 1
+            done(found)
+
+        return self._promote(id, counted)
+
+    def _promote(self, id: int, done: PromoteDone) -> None:
         try:
             match_by_id = self._configurer.match_by_id
             leader_id = self._headers.member_id

@@ -12,19 +12,24 @@ from typing import Final
 
 from pyetcd.server.logs import Log
 
-# etcd: exponential from 0.1 ms, factor 2, 16 buckets.
+# etcd: exponential from 0.1 ms, factor 2, 16 buckets; of snapshots from 0.1 s, 10 buckets.
 RTT_BUCKETS_S: Final = tuple(0.0001 * 2**n for n in range(16))
+SNAPSHOT_BUCKETS_S: Final = tuple(0.1 * 2**n for n in range(10))
 
 
 @dataclass(slots=True)
-class RttHistogram:
-    """etcd_network_peer_round_trip_time_seconds; `counts` has one more for +Inf."""
+class Durations:
+    """How long something took; `counts` has one more for +Inf."""
 
-    counts: list[int] = field(default_factory=lambda: [0] * (len(RTT_BUCKETS_S) + 1))
+    bounds_s: tuple[float, ...]
+    counts: list[int] = field(default_factory=list)
     sum_s: float = 0.0
 
+    def __post_init__(self) -> None:
+        self.counts = [0] * (len(self.bounds_s) + 1)
+
     def observe(self, seconds: float) -> None:
-        self.counts[bisect_left(RTT_BUCKETS_S, seconds)] += 1
+        self.counts[bisect_left(self.bounds_s, seconds)] += 1
         self.sum_s += seconds
 
 
@@ -41,7 +46,11 @@ class PeerCounters:
     snapshot_send_failures_total: int = 0
     snapshot_received_total: int = 0
     snapshot_receive_failures_total: int = 0
-    rtt: RttHistogram = field(default_factory=RttHistogram)
+    snapshots_sending: int = 0  # now
+    snapshots_receiving: int = 0
+    rtt: Durations = field(default_factory=lambda: Durations(RTT_BUCKETS_S))
+    snapshot_sends: Durations = field(default_factory=lambda: Durations(SNAPSHOT_BUCKETS_S))
+    snapshot_receipts: Durations = field(default_factory=lambda: Durations(SNAPSHOT_BUCKETS_S))
 
 
 class Activity:

@@ -113,6 +113,7 @@ class PeerRequests:
             return SENDER_REMOVED
         if message.to != transport.identity.member_id:
             return Refusal(412, TO_MISMATCH)
+        transport.counters_of(message.from_).received_bytes_total += len(request.body)
         transport.receive(message)
         return None
 

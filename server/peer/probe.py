@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from pyetcd.server.logs import Log
-from pyetcd.server.peer.activity import RttHistogram, UrlPicker
+from pyetcd.server.peer.activity import Durations, UrlPicker
 from pyetcd.server.peer.client import HttpClient, Unreachable
 
 PROBE_S: Final = 4.0  # below the 5 s after which etcd closes a silent connection
@@ -48,7 +48,7 @@ class Prober:
     """Probes one peer."""
 
     def __init__(
-        self, peer_id: int, *, client: HttpClient, picker: UrlPicker, rtt: RttHistogram, log: Log
+        self, peer_id: int, *, client: HttpClient, picker: UrlPicker, rtt: Durations, log: Log
     ) -> None:
         self.is_healthy = False
         self.rtt_s = 0.0

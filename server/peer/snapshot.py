@@ -27,6 +27,7 @@ from pyetcd.raft import codec as raft_codec
 from pyetcd.raft.codec import decode_message
 from pyetcd.raft.types import Message, MsgType
 from pyetcd.server.logs import Log
+from pyetcd.server.peer.activity import PeerCounters
 from pyetcd.server.peer.client import HttpClient, Unreachable
 from pyetcd.server.peer.codec import FRAME_BYTES_MAX, encode_frame
 from pyetcd.server.peer.handshake import TO_MISMATCH, Identity, Refusal
@@ -109,24 +110,31 @@ class SnapshotSender:
         }
         ok = False
         url = peer.picker.pick()
+        counters = peer.counters
+        counters.snapshots_sending += 1
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
         self._log.info("sending database snapshot", **fields)
         try:
             failpoints.hit("snapshotBeforeSend", OSError)
             await self._upload(url, message, copy)
             ok = True
-            peer.activity.activate(asyncio.get_running_loop().time())
-            peer.counters.snapshot_sent_total += 1
+            peer.activity.activate(loop.time())
+            counters.snapshot_sent_total += 1
+            counters.sent_bytes_total += copy.size_bytes
+            counters.snapshot_sends.observe(loop.time() - began_s)
             self._log.info("sent database snapshot", **fields)
         except (Unreachable, OSError) as error:
             self._log.warn("failed to send database snapshot", **fields, error=str(error))
             peer.picker.unreachable(url)
             peer.activity.deactivate("post", "sendMsgSnap", str(error))
-            peer.counters.snapshot_send_failures_total += 1
-            peer.counters.sent_failures_total += 1
+            counters.snapshot_send_failures_total += 1
+            counters.sent_failures_total += 1
             self._handler.report_unreachable(message.to)
             if isinstance(error, MemberRemoved):
                 self._handler.local_removed()
         finally:
+            counters.snapshots_sending -= 1
             self._task = None
             self._handler.report_snapshot(message.to, ok=ok)
             done()
@@ -171,8 +179,19 @@ class SnapshotReceiver:
     """Takes files from peers, one at a time."""
 
     def __init__(
-        self, *, member_id: int, installer: Installer, handler: RaftHandler, log: Log
+        self,
+        *,
+        member_id: int,
+        installer: Installer,
+        handler: RaftHandler,
+        log: Log,
+        counters_of: Callable[[int], PeerCounters] = lambda id: PeerCounters(),
     ) -> None:
+        self.counters_of = counters_of
+        # Told how many seconds it took to save a file that was kept, and its end of that: to
+        # verify it and make it durable.
+        self.save_took: Callable[[float], object] = _ignore
+        self.keep_took: Callable[[float], object] = _ignore
         self.member_id = member_id
         self.installer = installer
         self.handler = handler
@@ -229,6 +248,8 @@ class IncomingSnapshot:
         self._loop = asyncio.get_running_loop()
         self._head = bytearray()
         self._file = _File()
+        self._counters: PeerCounters | None = None  # of who sends it, once that is known
+        self._began_s = self._loop.time()
         self._pieces: deque[bytes] = deque()
         self._unwritten_bytes = 0
         self._is_paused = False
@@ -289,6 +310,8 @@ class IncomingSnapshot:
         else:
             failpoints.hit("snapshotBeforeReceive")
             self.message = message
+            self._counters = receiver.counters_of(message.from_)
+            self._counters.snapshots_receiving += 1
             self._file.path = receiver.installer.temporary_path(message.snapshot.meta.index)
             receiver.log.info(
                 "receiving database snapshot",
@@ -344,12 +367,20 @@ class IncomingSnapshot:
         assert message is not None and message.snapshot is not None
         index = message.snapshot.meta.index
         run = self._loop.run_in_executor
+        received_s = self._loop.time()
         try:
             await run(None, self._file.close)
             kept = await run(None, receiver.installer.keep, self._file.path, index, self._sha256)
         except (SnapshotFailed, OSError) as error:
             self._fail(500, f"failed to save KV snapshot ({error})")
             return
+        now_s = self._loop.time()
+        receiver.keep_took(now_s - received_s)
+        receiver.save_took(now_s - self._began_s)
+        assert self._counters is not None
+        self._counters.snapshot_received_total += 1
+        self._counters.received_bytes_total += self._file.size_bytes
+        self._counters.snapshot_receipts.observe(now_s - self._began_s)
         receiver.handler.snapshot_received(message, kept)
 
     async def _end(self) -> None:
@@ -357,6 +388,12 @@ class IncomingSnapshot:
         if self._writing is not None:
             await self._writing
         self._pieces.clear()
+        counters, self._counters = self._counters, None
+        if counters is not None:
+            counters.snapshots_receiving -= 1
+            if self.error is not None:
+                counters.snapshot_receive_failures_total += 1
+                counters.received_failures_total += 1
         await self._loop.run_in_executor(None, self._file.remove)
         self._receiver.release(self)
         self.ended.set()
@@ -368,17 +405,23 @@ class IncomingSnapshot:
         self._go_on()
 
 
+def _ignore(seconds: float) -> None:
+    return None
+
+
 class _File:
     """The temporary file; its methods block and run in a thread, one at a time."""
 
     def __init__(self) -> None:
         self.path = ""
+        self.size_bytes = 0
         self._fd = -1
 
     def append(self, data: bytes) -> None:
         if self._fd < 0:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             self._fd = os.open(self.path, flags, 0o600)
+        self.size_bytes += len(data)
         view = memoryview(data)
         while view:
             view = view[os.write(self._fd, view) :]

@@ -59,7 +59,11 @@ class PeerTransport:
         # Kept for peers that left: a counter must not fall while somebody draws it.
         self.counters: dict[int, PeerCounters] = {}
         self.snapshots_in = SnapshotReceiver(
-            member_id=identity.member_id, installer=installer, handler=handler, log=self._log
+            member_id=identity.member_id,
+            installer=installer,
+            handler=handler,
+            log=self._log,
+            counters_of=self.counters_of,
         )
         self.snapshots_out = SnapshotSender(
             identity=identity, client=self.client, handler=handler, log=self._log
@@ -109,7 +113,7 @@ class PeerTransport:
             urls,
             identity=self.identity,
             client=self.client,
-            counters=self._counters_of(id),
+            counters=self.counters_of(id),
             handler=self.handler,
             log=self._log,
             entries_encoder=self._entries_encoder,
@@ -141,7 +145,7 @@ class PeerTransport:
             urls,
             identity=self.identity,
             client=self.client,
-            counters=self._counters_of(id),
+            counters=self.counters_of(id),
             handler=self.handler,
             log=self._log,
         )
@@ -200,7 +204,7 @@ class PeerTransport:
         """A message that came over a stream. What is not for us was meant for another member at
         our address, or comes from one that is gone."""
         if message.to != self.identity.member_id or self.handler.is_removed(message.from_):
-            self._counters_of(message.from_).received_failures_total += 1
+            self.counters_of(message.from_).received_failures_total += 1
             return
         self.handler.process(message)
 
@@ -232,7 +236,7 @@ class PeerTransport:
 
     # Helpers
 
-    def _counters_of(self, id: int) -> PeerCounters:
+    def counters_of(self, id: int) -> PeerCounters:
         counters = self.counters.get(id)
         if counters is None:
             counters = PeerCounters()

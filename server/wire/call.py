@@ -9,8 +9,11 @@ gone but its handler still has to answer. Answers of a zombie go nowhere.
 Limits: request_bytes_max by the prefix of a message; received_bytes_max of a connection.
 """
 
+import re
 import zlib
+from bisect import bisect_left
 from collections.abc import Callable, Coroutine, Generator, Mapping
+from operator import add
 from struct import Struct
 from typing import Final, Protocol
 
@@ -19,6 +22,7 @@ from google.protobuf.message import DecodeError, Message
 from pyetcd.proto.decode import decode
 from pyetcd.proto.errors import Code, RpcError
 from pyetcd.proto.services import Method
+from pyetcd.server.metrics_tables import GRPC_BUCKETS
 from pyetcd.server.wire import flow, frames, status
 from pyetcd.server.wire.requests import Receiver
 
@@ -26,6 +30,8 @@ CancelHook = Callable[[], None]
 
 PREFIX = Struct(">BI")  # compressed flag, length
 PREFIX_BYTES: Final = 5
+
+CLIENT_VERSION: Final = "client-api-version"  # metadata of etcd's clients
 
 RECEIVING, RUNNING, ANSWERED, ZOMBIE = range(4)
 
@@ -50,15 +56,46 @@ class Tasks(Protocol):
 
 
 class Counters:
-    """Of one method, in the words of grpc_server_*_total. Plain integers; /metrics reads them."""
+    """Of one method and one version of clients, in the words of grpc_server_*_total. Plain
+    integers; /metrics reads them."""
 
-    __slots__ = ("handled", "received", "sent", "started")
+    __slots__ = (
+        "broken_receives",
+        "broken_sends",
+        "handled",
+        "handling",
+        "handling_s",
+        "received",
+        "sent",
+        "started",
+    )
 
     def __init__(self) -> None:
         self.started = 0
         self.received = 0
         self.sent = 0
         self.handled = [0] * 17  # by code
+        # Streams that ended because a message could not be read, or not be sent in time.
+        self.broken_receives = self.broken_sends = 0
+        # How long calls took, by bucket and in sum; only timed calls are written down.
+        self.handling = [0] * (len(GRPC_BUCKETS) + 1)
+        self.handling_s = 0.0
+
+    def took(self, seconds: float) -> None:
+        self.handling[bisect_left(GRPC_BUCKETS, seconds)] += 1
+        self.handling_s += seconds
+
+    def add(self, other: "Counters") -> None:
+        for name in ("started", "received", "sent", "broken_receives", "broken_sends"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("handled", "handling"):
+            setattr(self, name, list(map(add, getattr(self, name), getattr(other, name))))
+        self.handling_s += other.handling_s
+
+
+NO_VERSION: Final = "unknown"  # etcd's word for clients that do not say it
+VERSIONS_MAX: Final = 16  # of clients, that are told apart; one more counts as unknown
+_VERSION: Final = re.compile(r"[0-9]{1,4}\.[0-9]{1,4}(\.[0-9]{1,4})?")
 
 
 class Route:
@@ -71,18 +108,31 @@ class Route:
         self.request = request
         self.parse: Callable[[bytes], Message] = request.FromString
         self.one_piece = one_piece
-        self.counters = Counters()
+        self.counters = {NO_VERSION: Counters()}  # by the version that the client says it is
+
+    def counters_of(self, version: object) -> Counters:
+        """Looked up once for each head, so that counting by version costs nothing per call."""
+        counters = self.counters
+        if not isinstance(version, str) or _VERSION.fullmatch(version) is None:
+            return counters[NO_VERSION]
+        if version not in counters and len(counters) > VERSIONS_MAX:
+            return counters[NO_VERSION]
+        return counters.setdefault(version, Counters())
 
 
 class TaskLender(Protocol):
     @property
     def tasks(self) -> Tasks | None: ...
 
+    @property
+    def timer(self) -> Callable[[], float] | None: ...
+
 
 class CallHead:
     """A request's fields, understood; shared by requests with equal fields, so immutable."""
 
     __slots__ = (
+        "counters",
         "encoding",
         "lender",
         "metadata",
@@ -106,6 +156,9 @@ class CallHead:
         self.metadata = metadata
         self.timeout_s = timeout_s
         self.encoding = encoding
+        self.counters = (
+            Counters() if route is None else route.counters_of(metadata.get(CLIENT_VERSION))
+        )
         # Whether requests may be served in one piece, see requests.Head.
         self.one_piece = route is not None and route.one_piece
         self.refusal = b""
@@ -157,7 +210,7 @@ class Call(flow.Stream):
             return
         self._stage = ANSWERED
         self._release()
-        self._route.counters.handled[code] += 1
+        self.head.counters.handled[code] += 1
         block = self._error_block(code, text)
         self.connection.finish(self, frames.headers(self.id, block, end_stream=True))
 
@@ -166,7 +219,7 @@ class Call(flow.Stream):
         stage, self._stage = self._stage, max(self._stage, ANSWERED)
         if stage == ANSWERED:
             return
-        self._route.counters.handled[Code.CANCELLED] += 1
+        self.head.counters.handled[Code.CANCELLED] += 1
         if stage == RUNNING:
             self._stop_handler()
 

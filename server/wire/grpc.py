@@ -13,7 +13,7 @@ Limits: a message longer than request_bytes_max is refused by its prefix, before
 bytes of a connection (received_bytes_max); queued answers (send_bytes_max, stream_send_bytes_max).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from google.protobuf.message import Message
@@ -33,6 +33,7 @@ from pyetcd.server.wire.headers import Field, literal
 from pyetcd.server.wire.http2 import HttpHead
 from pyetcd.server.wire.requests import Receiver
 from pyetcd.server.wire.stream import ServerStream, StreamHandler, StreamRoute
+from pyetcd.server.wire.timed import TimedServerStream, TimedUnaryCall
 from pyetcd.server.wire.unary import UnaryCall, UnaryHandler, UnaryRoute
 
 __all__ = ["Dispatcher", "ServerStream", "StreamHandler", "Tasks", "UnaryCall", "UnaryHandler"]
@@ -48,10 +49,15 @@ class Dispatcher:
         self,
         unary: Mapping[str, tuple[type[Message], UnaryHandler]],
         streams: Mapping[str, tuple[type[Message], StreamHandler]],
+        *,
+        timer: Callable[[], float] | None = None,
     ) -> None:
+        """With a `timer`, seconds of any origin, how long each call takes is written down."""
+        self.timer = timer
+        self._head_type = RequestHead if timer is None else TimedHead
         self.tasks: Tasks | None = None  # the listener sets both
         self.http: HttpService | None = None  # for requests that are no calls
-        self._routes: dict[bytes, Route] = {}
+        self._routes: dict[bytes, UnaryRoute | StreamRoute] = {}
         for path, (request, on_unary) in unary.items():
             method = METHODS.get(path) or Method(path, request, request, Kind.UNARY)
             self._routes[path.encode()] = UnaryRoute(method, request, on_unary)
@@ -63,7 +69,28 @@ class Dispatcher:
 
     @property
     def counters(self) -> dict[str, Counters]:
-        return {route.method.path: route.counters for route in self._routes.values()}
+        """Of each method, whatever its clients are."""
+        found = {}
+        for route in self._routes.values():
+            found[route.method.path] = total = Counters()
+            for counters in route.counters.values():
+                total.add(counters)
+        return found
+
+    @property
+    def calls_by_version(self) -> dict[tuple[str, str], int]:
+        """How many were begun, by (unary or stream, version of the client)."""
+        found: dict[tuple[str, str], int] = {}
+        for route in self._routes.values():
+            kind = "unary" if isinstance(route, UnaryRoute) else "stream"
+            for version, counters in route.counters.items():
+                if counters.started:
+                    found[kind, version] = found.get((kind, version), 0) + counters.started
+        return found
+
+    def route(self, path: str) -> UnaryRoute | StreamRoute:
+        """Of a method that has a handler here."""
+        return self._routes[path.encode()]
 
     def known(self, fields: list[Field]) -> "RequestHead | HttpHead | None":
         """Clients send a new grpc-timeout with every request; the rest is worth keeping.
@@ -105,7 +132,7 @@ class Dispatcher:
         found = status.metadata([field for field in fields if field[0][:1] != b":"])
         if found is None:
             return refuse(status.error_response(Code.INTERNAL, "malformed binary metadata"))
-        return RequestHead(route, self, found, None, encoding)
+        return self._head_type(route, self, found, None, encoding)
 
     def _unknown(self, path: bytes) -> str:
         """grpc-go's three texts (server.go handleStream)."""
@@ -148,7 +175,13 @@ class RequestHead(CallHead):
     __slots__ = ()
 
     def with_timeout(self, timeout_s: float) -> "RequestHead":
-        return RequestHead(self.route, self.lender, self.metadata, timeout_s, self.encoding)
+        return type(self)(self.route, self.lender, self.metadata, timeout_s, self.encoding)
+
+    def unary(self, connection: Receiver, stream_id: int) -> UnaryCall:
+        return UnaryCall(connection, stream_id, self)
+
+    def stream(self, connection: Receiver, stream_id: int) -> ServerStream:
+        return ServerStream(connection, stream_id, self)
 
     def on_request(
         self, connection: Receiver, stream_id: int, data: bytes, start: int, stop: int
@@ -170,8 +203,28 @@ class RequestHead(CallHead):
             return RefusedCall(connection, stream_id, self)
         assert self.route is not None
         if isinstance(self.route, UnaryRoute):
-            return UnaryCall(connection, stream_id, self)
-        return ServerStream(connection, stream_id, self)
+            return self.unary(connection, stream_id)
+        return self.stream(connection, stream_id)
+
+
+class TimedHead(RequestHead):
+    """The same for calls that are timed, which nobody pays for who does not ask for it."""
+
+    __slots__ = ()
+
+    def on_request(
+        self, connection: Receiver, stream_id: int, data: bytes, start: int, stop: int
+    ) -> None:
+        call = TimedUnaryCall(connection, stream_id, self)
+        connection.streams[stream_id] = call
+        call.on_begun()
+        call.on_data(data[start:stop], ended=True)
+
+    def unary(self, connection: Receiver, stream_id: int) -> UnaryCall:
+        return TimedUnaryCall(connection, stream_id, self)
+
+    def stream(self, connection: Receiver, stream_id: int) -> ServerStream:
+        return TimedServerStream(connection, stream_id, self)
 
 
 def refuse(block: bytes, *, patient: bool = False) -> RequestHead:

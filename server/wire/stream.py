@@ -116,10 +116,11 @@ class ServerStream(Call):
             return
         full = self.queued and self.queued + framed > connection.limits.stream_send_bytes_max
         if full or not connection.has_room(framed):
+            self.head.counters.broken_sends += 1
             connection.cut(self)
             return
         self.start()
-        self._route.counters.sent += 1
+        self.head.counters.sent += 1
         for piece in flow.pieces(PREFIX.pack(0, len(payload)), payload):
             connection.enqueue(self, piece)
 
@@ -148,7 +149,7 @@ class ServerStream(Call):
             self.send_window -= room - left
             connection.send_window -= room - left
             connection.bytes_progress += room - left
-            self._route.counters.sent += done
+            self.head.counters.sent += done
             if done and not connection.waking:
                 connection.wake()
         for payload in payloads[done:]:
@@ -164,7 +165,7 @@ class ServerStream(Call):
         connection.out.append(
             _MESSAGE_HEAD.pack(framed << 8, 0, self.id, 0, len(payload)) + payload
         )
-        self._route.counters.sent += 1
+        self.head.counters.sent += 1
         if not connection.waking:
             connection.wake()
 
@@ -187,7 +188,7 @@ class ServerStream(Call):
         self.start()
         self._stage = ANSWERED
         self._release()
-        self._route.counters.handled[0] += 1
+        self.head.counters.handled[0] += 1
         frame = frames.headers(self.id, status.OK_BLOCK, end_stream=True)
         self.connection.finish(self, frame)
 
@@ -199,7 +200,7 @@ class ServerStream(Call):
         if self.head.timeout_s is not None:
             connection = self.connection
             connection.timed[self.id] = connection.clock() + self.head.timeout_s
-        self._route.counters.started += 1
+        self.head.counters.started += 1
         self._stage = RUNNING
         self._handle = self._tasks.spawn(self._serve(), self._answer_late)
 
@@ -209,6 +210,7 @@ class ServerStream(Call):
         try:
             self._message_bytes()
         except RpcError as error:
+            self.head.counters.broken_receives += 1
             self.fail(error.code, error.text)
             self._stop_handler()
             return
@@ -236,8 +238,12 @@ class ServerStream(Call):
         self.connection.held -= held
         self.connection.budget.held -= held
         self.connection.credit(self, held)
-        self._route.counters.received += 1
-        return self._parse(message)
+        self.head.counters.received += 1
+        try:
+            return self._parse(message)
+        except EtcdError:
+            self.head.counters.broken_receives += 1
+            raise
 
     def _stop_handler(self) -> None:
         """The task counts until it has ended; it may have cleaning up to do."""

@@ -7,7 +7,7 @@ import pytest
 import uvloop
 
 from pyetcd.server.logs import get
-from pyetcd.server.peer.activity import Activity, PeerCounters, RttHistogram, UrlPicker
+from pyetcd.server.peer.activity import RTT_BUCKETS_S, Activity, Durations, PeerCounters, UrlPicker
 from pyetcd.server.peer.client import HttpClient, Unreachable
 from pyetcd.server.peer.probe import Prober, parse_probe_answer, probe_answer
 from pyetcd.server.wire.http1 import HttpService
@@ -38,7 +38,7 @@ def test_other_answers_are_refused(body):
 def test_a_probe_measures_round_trip_and_drift(bench, tmp_path):
     async def run():
         station = await bench.Station(1, 2, bench.Recorder(), tmp_path).start()
-        rtt = RttHistogram()
+        rtt = Durations(RTT_BUCKETS_S)
         prober = Prober(9, client=client, picker=UrlPicker([station.url]), rtt=rtt, log=get("t"))
         await prober.probe()
         assert prober.is_healthy and 0 < prober.rtt_s < 1 and prober.clock_drift_s < 1
@@ -64,7 +64,7 @@ def test_a_probe_measures_round_trip_and_drift(bench, tmp_path):
 
 
 def test_the_histogram_has_etcds_buckets():
-    rtt = RttHistogram()
+    rtt = Durations(RTT_BUCKETS_S)
     for seconds in (0.00005, 0.0001, 0.00011, 100.0):
         rtt.observe(seconds)
     assert (rtt.counts[0], rtt.counts[1], rtt.counts[16]) == (2, 1, 1)

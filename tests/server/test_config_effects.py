@@ -101,7 +101,7 @@ def test_backend_batch(data: DataDir) -> None:
     clock = Clock()
     machine = machine_of(data, clock, "--backend-batch-limit=8", "--backend-batch-interval=2s")
     committed: list[float] = []
-    machine.committed = committed.append
+    machine.timings.commit = committed.append
     for number in range(2):
         txn = machine.keyspace.begin()
         txn.put(f"k{number}".encode(), b"v")
