@@ -8,7 +8,7 @@ then the hub's own queue fills as it does for any slow client.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 from google.protobuf.message import Message
@@ -192,6 +192,10 @@ class InnerStream:
     def send(self, payload: bytes) -> None:
         if not self.closed:
             self._answers.put_nowait(WatchResponse.FromString(payload))
+
+    def send_all(self, payloads: Sequence[bytes]) -> None:
+        for payload in payloads:
+            self.send(payload)
 
     async def drain(self) -> None:
         while not self.closed and not self.can_send:
