@@ -14,6 +14,7 @@ import os
 import queue
 import shutil
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -121,8 +122,8 @@ class Side:
         asked = method.request(**fields) if request is None else request
         return stub(asked, timeout=timeout, metadata=metadata)
 
-    def stream(self, name: str, metadata: Any = None) -> Stream:
-        made = Stream(self.channel, f"/etcdserverpb.{name.replace('.', '/')}", metadata)
+    def stream(self, name: str, metadata: Any = None, channel: Any = None) -> Stream:
+        made = Stream(channel or self.channel, f"/etcdserverpb.{name.replace('.', '/')}", metadata)
         self._streams.append(made)
         return made
 
@@ -165,6 +166,13 @@ class Side:
         create = rpc.WatchCreateRequest(key=self.key(name), range_end=end, **fields)
         stream.ask(create_request=create)
         return stream
+
+    def metric(self, name: str) -> float:
+        """A series without labels."""
+        with urllib.request.urlopen(f"http://{self.endpoint}/metrics", timeout=WAIT_S) as answer:
+            text = answer.read().decode()
+        (line,) = (each for each in text.splitlines() if each.startswith(f"{name} "))
+        return float(line.split()[1])
 
     def end_streams(self) -> None:
         for stream in self._streams:
@@ -211,6 +219,7 @@ def side(
 
     def fresh(*flags: str) -> Side:
         made.append(_side(machine, shared.program, machine.single(shared.program, *flags)))
+        made[-1].prefix = shared.prefix
         return made[-1]
 
     shared.prefix = b"fact/%d/%d/" % (os.getpid(), next(_numbers))

@@ -174,23 +174,21 @@ def test_fact_06_the_revision_in_a_header(side: Any) -> None:
 
 def test_fact_06_members_headers_have_no_revision(side: Any) -> None:
     """Changes of members answer without a revision, MoveLeader and Defragment without a header."""
-    fresh = side.fresh()
-    fresh.put(b"k")
     learner = {"peerURLs": ["http://127.0.0.1:1"], "isLearner": True}
-    added = fresh.raw("Cluster.MemberAdd", **learner)
+    added = side.raw("Cluster.MemberAdd", **learner)
     me = added.header.member_id
     (own,) = (each for each in added.members if me == each.ID)
     answers = [
         added,
-        fresh.raw("Cluster.MemberUpdate", ID=me, peerURLs=own.peerURLs),
-        fresh.raw("Cluster.MemberRemove", ID=added.member.ID),
-        fresh.raw("Cluster.MemberList"),
+        side.raw("Cluster.MemberUpdate", ID=me, peerURLs=own.peerURLs),
+        side.raw("Cluster.MemberRemove", ID=added.member.ID),
+        side.raw("Cluster.MemberList"),
     ]
     for answer in answers:
         assert answer.header.revision == 0
         assert answer.header.cluster_id and answer.header.member_id and answer.header.raft_term
-    assert not fresh.raw("Maintenance.MoveLeader", targetID=me).HasField("header")
-    assert not fresh.raw("Maintenance.Defragment").HasField("header")
+    assert not side.raw("Maintenance.MoveLeader", targetID=me).HasField("header")
+    assert not side.raw("Maintenance.Defragment").HasField("header")
 
 
 def test_fact_13_an_empty_key(side: Any) -> None:
