@@ -334,7 +334,7 @@ class Options:
     )
     metrics: str = _monitor.text("metrics", "basic", "extensive adds how long each gRPC call took.")
     enable_grpc_gateway: bool = _monitor.boolean(
-        "enable-grpc-gateway", "Serve the JSON gateway under /v3/.", default=True, effect=LATER
+        "enable-grpc-gateway", "Serve the JSON gateway under /v3/.", default=True
     )
 
     # ---- logging ----

@@ -17,6 +17,7 @@ from pyetcd.server.api.health import HealthApi
 from pyetcd.server.api.reflection import ReflectionApi, service_names
 from pyetcd.server.config import Config
 from pyetcd.server.core import Core
+from pyetcd.server.http.gateway import Gateway
 from pyetcd.server.http.ops import Ops
 from pyetcd.server.http.peer_port import PeerPort
 from pyetcd.server.http.router import ClientPort, Router
@@ -25,6 +26,7 @@ from pyetcd.server.logs import get
 from pyetcd.server.metrics import Metrics
 from pyetcd.server.secure import MemberTls
 from pyetcd.server.startup import Bound, Sockets
+from pyetcd.server.wire.exchange import HttpService
 from pyetcd.server.wire.grpc import Dispatcher, StreamHandler
 from pyetcd.server.wire.limits import Limits
 
@@ -84,9 +86,17 @@ class Serving:
             secure=all(url.is_tls for url in http_urls),
             rejected=lambda host: log.warn("rejecting request with unknown Host", host=host),
         )
+        dispatcher = self._dispatcher()
+        http = HttpService(client_port)
+        if config.enable_grpc_gateway:
+            gateway = Gateway(
+                dispatcher, loop=core.loop, request_bytes_max=limits.request_bytes_max
+            )
+            gateway.add_to(router)
+            http = HttpService(client_port, body_bytes_max=gateway.body_bytes_max)
         self.client_listener = Listener(
-            self._dispatcher(),
-            None if is_split else client_port,
+            dispatcher,
+            None if is_split else http,
             limits,
             tls=tls.clients,
             admission=tls.client_admission,
@@ -94,7 +104,7 @@ class Serving:
         )
         self.http_listener = Listener(
             Dispatcher({}, {}),  # HTTP/2, without a call
-            client_port,
+            http,
             limits,
             tls=tls.clients,
             admission=tls.client_admission,

@@ -1,9 +1,10 @@
 """HTTP/1.1 on the client port: path to handler, with what goes for every request there.
 
-Order, as in etcd (server/embed/serve.go, accessController): `/v3beta/` is read as `/v3/`; without
-TLS the Host must be in --host-whitelist (421); CORS headers are set for an allowed origin; OPTIONS
-is answered at once; then the path decides. As in Go's ServeMux an exact path comes before a prefix,
-the longest prefix wins, and a path that is not clean is redirected. All pure: no I/O here.
+Order, as in etcd (server/embed/serve.go, accessController): `/v3beta/` is read as `/v3/`, and
+`/v3alpha/` as in etcd 3.3; without TLS the Host must be in --host-whitelist (421); CORS headers are
+set for an allowed origin; OPTIONS is answered at once; then the path decides. As in Go's ServeMux
+an exact path comes before a prefix, the longest prefix wins, and a path that is not clean is
+redirected. All pure: no I/O here.
 """
 
 import posixpath
@@ -45,7 +46,7 @@ class Router:
         path = unquote(request.path)
         clean = _clean(path)
         if clean != path:
-            return redirect(responder, clean)
+            return redirect(request, responder, clean)
         handler = self._exact.get(path)
         if handler is not None:
             return handler(request, responder)
@@ -53,7 +54,7 @@ class Router:
             if path.startswith(prefix):
                 return below(request, responder)
             if path + "/" == prefix:
-                return redirect(responder, prefix)
+                return redirect(request, responder, prefix)
         return not_found(responder)
 
 
@@ -77,8 +78,9 @@ class ClientPort:
         self._rejected = rejected  # for the log: somebody may be trying DNS rebinding
 
     def __call__(self, request: HttpRequest, responder: HttpResponder) -> None:
-        if request.path.startswith("/v3beta/"):
-            request.path = "/v3/" + request.path[len("/v3beta/") :]
+        for older in ("/v3beta/", "/v3alpha/"):
+            if request.path.startswith(older):
+                request.path = "/v3/" + request.path[len(older) :]
         if not self._any_host:
             host = hostname(request.headers.get("host", ""))
             if host not in self._hosts:
@@ -117,13 +119,16 @@ def allow_get(request: HttpRequest, responder: HttpResponder) -> bool:
     return False
 
 
-def redirect(responder: HttpResponder, path: str) -> None:
+def redirect(request: HttpRequest, responder: HttpResponder, path: str) -> None:
+    """Go's http.Redirect: a page about it only for who gets pages."""
     safe = (
         path.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&#34;")
     )
     location = "".join(char if " " < char < "\x7f" else "" for char in path)
+    if request.method not in ("GET", "HEAD"):
+        return responder.send(301, (("Location", location),))
     headers = (("Content-Type", "text/html; charset=utf-8"), ("Location", location))
-    responder.send(301, headers, f'<a href="{safe}">Moved Permanently</a>.\n\n'.encode())
+    return responder.send(301, headers, f'<a href="{safe}">Moved Permanently</a>.\n\n'.encode())
 
 
 def _clean(path: str) -> str:

@@ -22,7 +22,6 @@ CLIENT_PATHS = (
     "/",
     "/members",
     "/v2/keys",
-    "/v3alpha/kv/range",
     "/metrics/",
 )
 PEER_PATHS = (
