@@ -55,7 +55,10 @@ class Stream:
         self.call: Any = stub(requests, metadata=metadata, timeout=WAIT_S)
 
     def ask(self, **fields: Any) -> None:
-        self._requests.put(self._request(**fields))
+        self.send(self._request(**fields))
+
+    def send(self, request: Any) -> None:
+        self._requests.put(request)
 
     def take(self) -> Any:
         """The next answer, or the refusal that ended the stream."""
