@@ -54,13 +54,18 @@ class Node:
             stderr=self._log,
         )
         deadline_s = time.monotonic() + 30
-        while time.monotonic() < deadline_s:
+        while time.monotonic() < deadline_s and self._process.poll() is None:
             try:
                 urllib.request.urlopen(f"http://{self.endpoint}/health", timeout=1).close()
                 return
             except OSError:
                 time.sleep(0.05)
+        self.stop()
         raise SystemExit(f"{head} did not start: {Path(folder, 'log').read_text()}")
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def stop(self) -> None:
         self._process.terminate()

@@ -55,7 +55,8 @@ class Client(threading.Thread):
         self.revoked: set[int] = set()
         self._number = number
         self._apis = [Api(endpoint) for endpoint in endpoints]
-        self._at = number % len(endpoints)
+        self._left: list[Api] = []
+        self._at = number
         self._rng = random.Random(seed)
         self._halt = stop
         self._sequence = 0
@@ -82,18 +83,32 @@ class Client(threading.Thread):
             except grpc.RpcError as error:
                 # Unknown outcome: never repeated, and nothing is concluded from it.
                 self.ops[-1].error = f"{error.code().name}: {error.details()}"
-                self._at = (self._at + 1) % len(self._apis)
+                self._at += 1
                 time.sleep(0.01)
-        for api in self._apis:
+        for api in self._apis + self._left:
             api.close()
 
+    def know(self, endpoint: str) -> None:
+        """A member more to talk to; from any thread."""
+        self._apis = [*self._apis, Api(endpoint)]
+
+    def forget(self, endpoint: str) -> None:
+        """A member less; a call under way goes on."""
+        self._left += [api for api in self._apis if api.endpoint == endpoint]
+        self._apis = [api for api in self._apis if api.endpoint != endpoint]
+
+    @property
+    def _api(self) -> Api:
+        apis = self._apis  # may be replaced meanwhile
+        return apis[self._at % len(apis)]
+
     def _begin(self, kind: str, **facts) -> Op:
-        op = Op(kind, self._at, time.monotonic(), **facts)
+        op = Op(kind, self._at % len(self._apis), time.monotonic(), **facts)
         self.ops.append(op)
         return op
 
     def _call(self, op: Op, method: str, request):
-        answer = getattr(self._apis[self._at], method)(request, timeout=self._timeout_s())
+        answer = getattr(self._api, method)(request, timeout=self._timeout_s())
         op.end_s = time.monotonic()
         op.revision = answer.header.revision
         return answer
@@ -198,7 +213,7 @@ class Client(threading.Thread):
         op = self._begin("keep", lease=lease)
         requests: SimpleQueue[rpc.LeaseKeepAliveRequest | None] = SimpleQueue()
         requests.put(rpc.LeaseKeepAliveRequest(ID=lease))
-        stream = self._apis[self._at].keep_alive(iter(requests.get, None), timeout=3)
+        stream = self._api.keep_alive(iter(requests.get, None), timeout=3)
         try:
             answer = next(stream)
         except StopIteration:
@@ -282,19 +297,33 @@ class Watcher(threading.Thread):
         super().__init__(daemon=True)
         self.seen: list[Seen] = []
         self.errors: list[str] = []
+        self.ended: list[str] = []  # why streams ended, besides by their deadline
         self._number = number
         self._endpoints = endpoints
         self._rng = random.Random(seed)
         self._halt = stop
         self._newest = 1
+        self._stream = None
+
+    def end(self) -> None:
+        """Nothing more is wanted of the present stream; from any thread."""
+        stream = self._stream
+        if stream is not None:
+            stream.cancel()
 
     def run(self) -> None:
         while not self._halt.is_set():
-            node = self._rng.randrange(len(self._endpoints))
-            api = Api(self._endpoints[node])
+            endpoints = list(self._endpoints)  # may be changed meanwhile
+            node = self._rng.randrange(len(endpoints))
+            api = Api(endpoints[node])
             try:
                 self._watch(api, node, self._rng.uniform(1, 20))
-            except grpc.RpcError:
+            except grpc.RpcError as error:
+                if error.code() not in (
+                    grpc.StatusCode.DEADLINE_EXCEEDED,
+                    grpc.StatusCode.CANCELLED,
+                ):
+                    self.ended.append(f"{error.code().name}: {error.details()}")
                 time.sleep(0.05)
             finally:
                 api.close()
@@ -310,7 +339,7 @@ class Watcher(threading.Thread):
         create.prev_kv = self._rng.random() < 0.5
         requests: SimpleQueue[rpc.WatchRequest | None] = SimpleQueue()
         requests.put(request)
-        stream = api.watch(iter(requests.get, None), timeout=seconds)
+        stream = self._stream = api.watch(iter(requests.get, None), timeout=seconds)
         seen = Seen(key, range_end, start, create.prev_kv, node)
         try:
             for answer in stream:

@@ -64,6 +64,9 @@ class Api:
         self.member_remove = self.unary(
             f"{cluster}/MemberRemove", rpc.MemberRemoveRequest, rpc.MemberRemoveResponse
         )
+        self.member_promote = self.unary(
+            f"{cluster}/MemberPromote", rpc.MemberPromoteRequest, rpc.MemberPromoteResponse
+        )
         self.member_list = self.unary(
             f"{cluster}/MemberList", rpc.MemberListRequest, rpc.MemberListResponse
         )

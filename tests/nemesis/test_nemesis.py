@@ -1,4 +1,5 @@
-"""Short runs: faults of all kinds, kills of a single member, clock jumps, three of the cases."""
+"""Short runs: faults of all kinds, kills of a single member, clock jumps, three of the cases, and a
+cluster that changes its shape."""
 
 import subprocess
 import sys
@@ -36,3 +37,8 @@ def test_three_cases(tmp_path):
         tmp_path / "members", "cases.py", "--hold=0.5", *(f"--only={name}" for name in CASES)
     )
     assert "3 cases" in told
+
+
+def test_the_shape_changes_under_load(tmp_path):
+    told = run(tmp_path / "members", "reshape.py", "--program=pyetcd", "--quick")
+    assert "10 moves" in told and "lost 0" in told
