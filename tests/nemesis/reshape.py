@@ -64,6 +64,7 @@ ERRORS = {
     "lease not found": "a lease that had ended",
     "DEADLINE_EXCEEDED: Deadline Exceeded": "the client's own",
     "DEADLINE_EXCEEDED: context deadline exceeded": "util.go: togRPCError",
+    "UNKNOWN: context deadline exceeded": "the same, of a proposal",
     "UNAVAILABLE: Socket closed": "the client's own: a removed member",
     "UNAVAILABLE: Connection reset by peer": "same",
     "UNAVAILABLE: connection refused": "same",
@@ -429,10 +430,12 @@ def main() -> int:
     errors: dict[str, Counter[str]] = {}
     for name in arguments.program or ["etcd", "pyetcd"]:
         faults, errors[name] = run(name, arguments, folder / name)
-        violations += [f"{name}: {fault}" for fault in faults]
+        if name == "etcd":  # its own faults are not ours; etcd#15220 is one that shows
+            print("\n".join(f"  etcd itself: {fault}" for fault in faults))
+        else:
+            violations += [f"{name}: {fault}" for fault in faults]
     known = set(ERRORS) | set(errors.get("etcd", ()))
-    for name, counts in errors.items():
-        violations += [f"{name}: not etcd's: {text}" for text in counts if text not in known]
+    violations += [f"not etcd's: {text}" for text in errors.get("pyetcd", ()) if text not in known]
     for violation in violations:
         print(f"VIOLATION {violation}")
     if violations:
