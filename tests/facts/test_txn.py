@@ -11,7 +11,6 @@ import pytest
 
 from pyetcd.proto import rpc_pb2 as rpc
 from pyetcd.proto.raft_internal_pb2 import InternalRaftRequest
-from pyetcd.server import propose
 from pyetcd.server.propose import Proposer, RequestIds
 
 INVALID = 3
@@ -108,10 +107,13 @@ def test_fact_08_what_goes_through_raft(side: Any) -> None:
     while version() == "not_decided":  # an entry of the server's own
         time.sleep(0.02)
 
-    def added(success: list[rpc.RequestOp]) -> int:
+    def added_once(success: list[rpc.RequestOp]) -> int:
         before = side("Maintenance.Status").raftIndex
         assert side.txn(success=success, failure=success).succeeded
         return int(side("Maintenance.Status").raftIndex - before)
+
+    def added(success: list[rpc.RequestOp]) -> int:
+        return min(added_once(success) for _ in range(3))  # others can only add
 
     key = side.key(b"k")
     side.put(b"k")
@@ -236,8 +238,7 @@ def test_fact_11_how_many_operations(side: Any) -> None:
 def test_fact_12_checked_before_anything_is_applied(
     side: Any, wrap: Callable[[rpc.RequestOp], rpc.RequestOp]
 ) -> None:
-    """A transaction with one bad operation changes nothing and has no revision. (One that writes
-    and reads: 3.5.1's checks of reads in a transaction are for the main revision.)"""
+    """A transaction with one bad operation changes nothing and has no revision."""
     key, other, missing = (side.key(name) for name in (b"k", b"other", b"missing"))
     side.put(b"k", b"0")
     before = side.put(b"k", b"1").header.revision
@@ -335,7 +336,7 @@ def test_fact_20_a_server_that_cannot_follow() -> None:
     request = InternalRaftRequest(put=rpc.PutRequest(key=b"k"))
     made.propose(request, answers.append)
     assert (driver.taken, answers) == (1, [])
-    driver.apply_gap = propose.APPLY_GAP_MAX + 1
+    driver.apply_gap = 5001
     made.propose(request, answers.append)
     assert driver.taken == 1
     assert [(answer.code, answer.text) for answer in answers] == [
