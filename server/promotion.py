@@ -1,7 +1,8 @@
 """Promoting a learner through a member that does not lead: only the leader knows how far it is.
 
 The leader is asked over its peer port, POST /members/promote/<id>, as etcd's members ask each other
-(etcdserver/cluster_util.go: promoteMemberHTTP), again and again until the request timeout.
+(etcdserver/cluster_util.go: promoteMemberHTTP), again and again until the request timeout: only
+what it says about the learner is an answer. That it leads no more, for one, is none.
 """
 
 import asyncio
@@ -9,13 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from pyetcd.proto.errors import (
-    Code,
     EtcdError,
     LearnerNotReady,
     MemberNotFound,
     MemberNotLearner,
     NoLeader,
-    RpcError,
     Timeout,
 )
 from pyetcd.server.peer.client import HttpClient, Response, Unreachable
@@ -63,34 +62,33 @@ class Promotion:
 
     async def _ask(self, id: int) -> Sequence[Member]:
         deadline_s = self._loop.time() + self._timeout_s
-        had_leader = False
         while (left_s := deadline_s - self._loop.time()) > 0:
             for url in self._leader_peer_urls():
-                had_leader = True
                 try:
                     answer = await self._client.request(
                         "POST", url, f"{PATH}{id}", headers={}, timeout_s=left_s
                     )
                 except (Unreachable, OSError):
                     continue
-                return _read(answer)
+                found = _read(answer)
+                if found is not None:
+                    return found
             await asyncio.sleep(PAUSE_S)
-        raise Timeout if had_leader else NoLeader
+        raise Timeout if self._leader_peer_urls() else NoLeader
 
 
-def _read(answer: Response) -> Sequence[Member]:
+def _read(answer: Response) -> Sequence[Member] | None:
+    """None for anything that is no answer to the question."""
     text = answer.body.decode("utf-8", "replace").strip()
     if answer.status == 200:
         try:
             return parse_member_list(answer.body)
-        except ValueError as error:
-            raise RpcError(Code.UNKNOWN, f"member promote: {error}") from error
-    if answer.status == 408:
-        raise Timeout
+        except ValueError:
+            return None
     if answer.status == 404:
         raise MemberNotFound
     if answer.status == 412 and LearnerNotReady.text in text:
         raise LearnerNotReady
     if answer.status == 412 and NOT_LEARNER in text:
         raise MemberNotLearner
-    raise RpcError(Code.UNKNOWN, f"member promote: unknown error({text})")
+    return None

@@ -203,18 +203,14 @@ class LeaseApi:
     ) -> T | M:
         """`here` while this member leads, else the leader at `path`; again until it is known."""
         deadline_s = self._loop.time() + self._timeout_s
-        found_leader = False
         while self._loop.time() < deadline_s:
             if self._leadership.is_leader:
-                found_leader = True
                 try:
                     return await here()
                 except NotPrimary:
                     pass  # just elected, or just not any more
             else:
-                urls = self._leadership.leader_peer_urls()
-                found_leader = found_leader or bool(urls)
-                for url in urls:
+                for url in self._leadership.leader_peer_urls():
                     status, answer = await self._post(url + path, body)
                     if status == 404:
                         raise LeaseNotFound
@@ -224,7 +220,9 @@ class LeaseApi:
                         except DecodeError:
                             pass  # something else listens there: the next one
             await asyncio.sleep(FORWARD_PAUSE_S)
-        raise Timeout if found_leader else NoLeader
+        # Whether there is one now: it may have gone away meanwhile (etcd: waitLeader).
+        has_leader = self._leadership.is_leader or self._leadership.leader_peer_urls()
+        raise Timeout if has_leader else NoLeader
 
     async def _renew_here(self, id: int) -> int:
         await self._confirm()

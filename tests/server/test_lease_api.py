@@ -284,6 +284,26 @@ def test_a_leader_that_does_not_answer_is_a_timeout(run: Callable[..., None]) ->
     run(test, timeout_s=0.02)
 
 
+def test_item_64_a_leader_that_goes_away_meanwhile(run: Callable[..., None]) -> None:
+    """What counts is whether there is one at the end (etcd: waitLeader)."""
+
+    async def test(leader: Member, follower: Member) -> None:
+        real = follower.post
+
+        async def post(url: str, body: bytes) -> tuple[int, bytes]:
+            follower.leader = None
+            follower.broken = [(0, b"")]
+            return await real(url, body)
+
+        follower.api._post = post
+        with pytest.raises(errors.NoLeader):
+            await follower.keep_alive(1)
+        follower.leader = leader
+        assert await follower.time_to_live(1) == (14, "etcdserver: no leader")
+
+    run(test, timeout_s=0.02)
+
+
 def test_strange_answers_are_tried_again(run: Callable[..., None]) -> None:
     async def test(leader: Member, follower: Member) -> None:
         await leader.grant(7)
