@@ -47,7 +47,7 @@ def refuse_unsupported(config: Options, changed: Sequence[Option]) -> None:
             raise ConfigError(
                 f"--{option.flag} is not supported by this version of pyetcd; remove it"
             )
-    if not (config.cert_file and config.key_file) and not config.auto_tls:
+    if not config.cert_file and not config.key_file and not config.auto_tls:
         for url in (*config.listen_client_urls, *config.listen_client_http_urls):
             if url.is_tls:
                 raise ConfigError(

@@ -1,29 +1,30 @@
 """The listener: sockets in, `wire` connections out. Nothing is decided here about requests.
 
-Strategy: one port serves HTTP/2 and HTTP/1.1. The first bytes tell them apart (or ALPN behind
-TLS), then the transport gets the protocol object of that kind. Everything a connection wants to
+Strategy: one port serves HTTP/2 and HTTP/1.1. A `Sniffer` tells them apart (sniff.py), then the
+transport gets the protocol object of that kind. Everything a connection wants to
 send in one loop turn leaves as one write: connections with output stand in a list, and one
 callback at the end of the turn empties it.
 
-Rules: this is the only file of the listener that knows asyncio. A bug below (an exception that is
-no EtcdError) ends its connection and goes to `on_bug`, by default the loop's exception handler.
+Rules: this file and sniff.py are the only ones of the listener that know asyncio. A bug below (an
+exception that is no EtcdError) ends its connection and goes to `on_bug`, by default the loop's
+exception handler.
 
-Limits: connections_max, sniffing_per_host_max, sniff_timeout_s; a full socket stops the fetching of
+Limits: connections_max; those of sniff.py and handshake.py; a full socket stops the fetching of
 output, and more than control_replies_max frames waiting then stop the reading.
 """
 
 import asyncio
 import socket
-import ssl
 import time
 from collections.abc import Callable, Coroutine
 from email.utils import formatdate
 from functools import partial
 from typing import Final
 
-from pyetcd.server.logs import get
-from pyetcd.server.tls import Admission
-from pyetcd.server.wire import frames, h2
+from pyetcd.server.handshake import Handshakes, Rejections, ServerContext
+from pyetcd.server.sniff import Sniffer
+from pyetcd.server.tls import Admission, common_name
+from pyetcd.server.wire import h2
 from pyetcd.server.wire.flow import Budget
 from pyetcd.server.wire.grpc import Dispatcher
 from pyetcd.server.wire.http1 import HttpConnection, HttpHandler, HttpService
@@ -47,8 +48,9 @@ class Listener:
         http: HttpHandler | HttpService | None = None,
         limits: Limits | None = None,
         *,
-        tls: ssl.SSLContext | None = None,
+        tls: ServerContext | None = None,
         admission: Admission | None = None,
+        before_handshake: Callable[[], None] | None = None,
         on_bug: BugHook | None = None,
     ) -> None:
         self.limits = limits or Limits()
@@ -59,13 +61,14 @@ class Listener:
         self.refused_total = 0
         self.received_bytes_total = 0  # over HTTP/2, of which gRPC is made
         self.sent_bytes_total = 0
-        self.sniffing: dict[str, set[_Sniffer]] = {}  # host -> connections without a first byte
+        self.sniffing: dict[str, set[Sniffer]] = {}  # host -> connections without a first byte
         self.sniffers: set[asyncio.Transport] = set()  # the same connections
         self.budget = Budget()
         self.stopping = False
-        self.log = get("listener")
         self._tls = tls
         self.admission = admission
+        self.before_handshake = before_handshake
+        self.handshakes = Handshakes(self.limits.handshakes_per_turn)
         self._on_bug = on_bug
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[object]] = set()
@@ -90,21 +93,14 @@ class Listener:
         """Listen on an address or a bound socket; may be called again. Returns the port. `secure`:
         with TLS, if there is any."""
         self.loop = asyncio.get_running_loop()
-        make = partial(_Sniffer, self)
-        tls = self._tls if secure else None
-        timeout_s = self.limits.sniff_timeout_s if tls else None
+        self.rejections = Rejections(self.loop.time)
+        make = partial(Sniffer, self, self._tls if secure else None)
         if sock is not None and sock.family == socket.AF_UNIX:
-            server = await self.loop.create_unix_server(
-                make, sock=sock, ssl=tls, backlog=_BACKLOG, ssl_handshake_timeout=timeout_s
-            )
+            server = await self.loop.create_unix_server(make, sock=sock, backlog=_BACKLOG)
         elif sock is not None:
-            server = await self.loop.create_server(
-                make, sock=sock, ssl=tls, backlog=_BACKLOG, ssl_handshake_timeout=timeout_s
-            )
+            server = await self.loop.create_server(make, sock=sock, backlog=_BACKLOG)
         else:
-            server = await self.loop.create_server(
-                make, host, port, ssl=tls, backlog=_BACKLOG, ssl_handshake_timeout=timeout_s
-            )
+            server = await self.loop.create_server(make, host, port, backlog=_BACKLOG)
         self._servers.append(server)
         address = server.sockets[0].getsockname()
         return int(address[1]) if isinstance(address, tuple) else 0
@@ -183,6 +179,12 @@ class Listener:
             self.loop.call_exception_handler(context)
 
     # Connections
+
+    def connect_h2(self, transport: asyncio.Transport, peer: str) -> asyncio.Protocol:
+        return _Http2(self, transport, peer)
+
+    def connect_http1(self, transport: asyncio.Transport, peer: str) -> asyncio.Protocol:
+        return _Http1(self, transport, peer)
 
     def opened(self, wire: "_Wire") -> None:
         self.connections.add(wire)
@@ -276,118 +278,6 @@ class _Wire(asyncio.Protocol):
             self.transport.resume_reading()
 
 
-class _Sniffer(asyncio.Protocol):
-    """A connection that has not shown yet what it speaks."""
-
-    def __init__(self, listener: Listener) -> None:
-        self.listener = listener
-        self._seen = b""
-        self._host = ""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
-        self.transport: asyncio.Transport = transport  # type: ignore[assignment]
-        listener, limits = self.listener, self.listener.limits
-        listener.accepted_total += 1
-        address = transport.get_extra_info("peername")
-        self._host = str(address[0]) if isinstance(address, tuple) else ""
-        self._peer = _peer_text(address)
-        sniffing = listener.sniffing.setdefault(self._host, set())
-        sniffing.add(self)
-        listener.sniffers.add(self.transport)
-        self._timer = listener.loop.call_later(limits.sniff_timeout_s, self.transport.abort)
-        full = len(listener.connections) >= limits.connections_max
-        if full or len(sniffing) > limits.sniffing_per_host_max or listener.stopping:
-            listener.refused_total += 1
-            self.transport.abort()
-            return None
-        self.transport.set_write_buffer_limits(high=_WRITE_HIGH_BYTES)
-        tls = transport.get_extra_info("ssl_object")
-        if tls is not None and listener.admission is not None:
-            refusal = listener.admission.refusal(tls)
-            if refusal:
-                return self._reject(refusal)
-            if listener.admission.checks_address:
-                self.transport.pause_reading()
-                listener.spawn(self._check_address(listener.admission, tls), _nothing)
-                return None
-        return self._start(tls)
-
-    def _start(self, tls: ssl.SSLObject | None) -> None:
-        alpn = None if tls is None else tls.selected_alpn_protocol()
-        if alpn == "h2" and self.listener.dispatcher is not None:
-            self._become(_Http2(self.listener, self.transport, self._peer))
-
-    async def _check_address(self, admission: Admission, tls: ssl.SSLObject) -> None:
-        refusal = await admission.address_refusal(tls, self._host)
-        if self.transport.is_closing():
-            return
-        if refusal:
-            self._reject(refusal)
-            return
-        self.transport.resume_reading()
-        self._start(tls)
-
-    def _reject(self, reason: str) -> None:
-        listener = self.listener
-        listener.refused_total += 1
-        listener.log.warn("rejected connection", remote_addr=self._peer, error=reason)
-        self.transport.abort()
-
-    def data_received(self, data: bytes) -> None:
-        self._seen += data
-        listener = self.listener
-        speaks_h2 = listener.dispatcher is not None
-        short = len(self._seen) < len(frames.PREFACE)
-        if speaks_h2 and short and frames.PREFACE.startswith(self._seen):
-            return
-        if speaks_h2 and self._seen.startswith(frames.PREFACE):
-            self._become(_Http2(self.listener, self.transport, self._peer))
-        elif self.listener.http is not None:
-            self._become(_Http1(self.listener, self.transport, self._peer))
-        else:
-            self.transport.abort()
-
-    def _become(self, wire: "_Http1 | _Http2") -> None:
-        self._forget()
-        self.transport.set_protocol(wire)
-        if self._seen:
-            wire.data_received(self._seen)
-
-    def _forget(self) -> None:
-        self._timer.cancel()
-        self.listener.sniffers.discard(self.transport)
-        sniffing = self.listener.sniffing.get(self._host)
-        if sniffing is not None:
-            sniffing.discard(self)
-            if not sniffing:
-                del self.listener.sniffing[self._host]
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._forget()
-
-
-def _nothing() -> None:
-    return None
-
-
-def _peer_text(address: object) -> str:
-    if not isinstance(address, tuple):
-        return "@"  # a Unix socket
-    host, port = address[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _common_name(transport: asyncio.Transport) -> str:
-    tls = transport.get_extra_info("ssl_object")
-    certificate = tls.getpeercert() if tls is not None else None
-    for names in (certificate or {}).get("subject", ()):
-        for name, value in names:
-            if name == "commonName":
-                return str(value)
-    return ""
-
-
 class _Http2(_Wire):
     """HTTP/2: every answer leaves with the others of its loop turn."""
 
@@ -402,7 +292,7 @@ class _Http2(_Wire):
             wake=partial(listener.wake, self),
             budget=listener.budget,
         )
-        self.h2.common_name = _common_name(transport)
+        self.h2.common_name = common_name(transport.get_extra_info("ssl_object"))
 
     def data_received(self, data: bytes) -> None:
         self.listener.received_bytes_total += len(data)
@@ -481,7 +371,7 @@ class _Http1(_Wire):
             wake=self._wake,
             socket_bytes=transport.get_write_buffer_size,
         )
-        self.http.common_name = _common_name(transport)
+        self.http.common_name = common_name(transport.get_extra_info("ssl_object"))
         self._waking = False
 
     def _wake(self) -> None:

@@ -6,6 +6,7 @@ Peers speak HTTP/1.1 to each other, so nothing else is offered on that port.
 import os
 import ssl
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from pyetcd.server.config import Config
 from pyetcd.server.config_values import Url
@@ -43,11 +44,12 @@ class MemberTls:
             self.to_peers = client_context(peer_files)
         except TlsError as error:
             raise StartupRefused(str(error)) from error
-        _warn_of_unused("client", client_files, config.client_urls)
-        _warn_of_unused("peer", peer_files, config.listen_peer_urls)
+        _say("client", client_files, config.client_urls, config)
+        _say("peer", peer_files, config.listen_peer_urls, config)
         self.client_admission = Admission(client_files)
         self.peer_admission = Admission(peer_files)
         self._client_files, self._peer_files = client_files, peer_files
+        self._renewal: Renewal | None = None
 
     def renewal(self, monotonic_s: Callable[[], float]) -> Renewal:
         """Looks after the files of every context."""
@@ -62,52 +64,56 @@ class MemberTls:
             if peer.client_cert_file:
                 cert, key = peer.client_cert_file, peer.client_key_file
             contexts.append((self.to_peers, cert, key))
-        return Renewal(monotonic_s, contexts)
+        self._renewal = Renewal(monotonic_s, contexts)
+        return self._renewal
+
+    def look(self) -> None:
+        """Before each handshake: what is in the files now is what it is made with."""
+        if self._renewal is not None:
+            self._renewal.look()
 
 
-def _warn_of_unused(side: str, files: TlsFiles, urls: Sequence[Url]) -> None:
+def _say(side: str, files: TlsFiles, urls: Sequence[Url], config: Config) -> None:
+    log, field = get("tls"), f"{side}_url"
+    if not files.is_empty:
+        log.info(
+            f"starting with {side} TLS",
+            tls_info=files.summary,
+            cipher_suites=list(config.cipher_suites),
+        )
+    flag = "--client-cert-auth" if side == "client" else "--peer-client-cert-auth"
     for url in urls:
-        if not url.is_tls and not files.is_empty:
-            get("tls").warn(
-                f"scheme is HTTP while key and cert files are present; ignoring key and cert "
-                f"files on the {side} port",
-                url=url.text,
+        if url.is_tls:
+            continue
+        if not files.is_empty:
+            log.warn(
+                "scheme is HTTP while key and cert files are present; ignoring key and cert files",
+                **{field: url.text},
+            )
+        if files.client_cert_auth:
+            log.warn(
+                f"scheme is HTTP while {flag} is enabled; ignoring client cert auth for this URL",
+                **{field: url.text},
             )
 
 
 def _client_files(config: Config) -> TlsFiles:
-    cert, key = config.cert_file, config.key_file
-    is_self_signed = config.auto_tls and not cert and not key
-    if is_self_signed:
-        cert, key = _make(config, "client", config.client_urls)
-    elif config.auto_tls:
-        get("tls").warn("ignoring client auto TLS since certs given")
-    return TlsFiles(
-        cert_file=cert,
-        key_file=key,
+    given = config.cert_file, config.key_file
+    return replace(
+        _files(config, "client", given, config.client_urls, is_auto=config.auto_tls),
         client_cert_file=config.client_cert_file,
         client_key_file=config.client_key_file,
         trusted_ca_file=config.trusted_ca_file,
         crl_file=config.client_crl_file,
         client_cert_auth=config.client_cert_auth,
         allowed_hostname=config.client_cert_allowed_hostname,
-        is_self_signed=is_self_signed,
-        suites=config.cipher_suites,
-        version_min=config.tls_min_version,
-        version_max=config.tls_max_version,
     )
 
 
 def _peer_files(config: Config) -> TlsFiles:
-    cert, key = config.peer_cert_file, config.peer_key_file
-    is_self_signed = config.peer_auto_tls and not cert and not key
-    if is_self_signed:
-        cert, key = _make(config, "peer", config.listen_peer_urls)
-    elif config.peer_auto_tls:
-        get("tls").warn("ignoring peer auto TLS since certs given")
-    return TlsFiles(
-        cert_file=cert,
-        key_file=key,
+    given = config.peer_cert_file, config.peer_key_file
+    return replace(
+        _files(config, "peer", given, config.listen_peer_urls, is_auto=config.peer_auto_tls),
         client_cert_file=config.peer_client_cert_file,
         client_key_file=config.peer_client_key_file,
         trusted_ca_file=config.peer_trusted_ca_file,
@@ -116,6 +122,21 @@ def _peer_files(config: Config) -> TlsFiles:
         allowed_cn=config.peer_cert_allowed_cn,
         allowed_hostname=config.peer_cert_allowed_hostname,
         checks_address=not config.experimental_peer_skip_client_san_verification,
+    )
+
+
+def _files(
+    config: Config, side: str, given: tuple[str, str], urls: Sequence[Url], *, is_auto: bool
+) -> TlsFiles:
+    """What both sides have in common; a certificate is made for who gives none."""
+    is_self_signed = is_auto and not any(given)
+    if is_self_signed:
+        given = _make(config, side, urls)
+    elif is_auto:
+        get("tls").warn(f"ignoring {side} auto TLS since certs given")
+    return TlsFiles(
+        cert_file=given[0],
+        key_file=given[1],
         is_self_signed=is_self_signed,
         suites=config.cipher_suites,
         version_min=config.tls_min_version,

@@ -100,6 +100,7 @@ class Serving:
             limits,
             tls=tls.clients,
             admission=tls.client_admission,
+            before_handshake=tls.look,
             on_bug=bug,
         )
         self.http_listener = Listener(
@@ -108,6 +109,7 @@ class Serving:
             limits,
             tls=tls.clients,
             admission=tls.client_admission,
+            before_handshake=tls.look,
             on_bug=bug,
         )
         metrics_router = Router()
@@ -117,6 +119,7 @@ class Serving:
             metrics_router,
             tls=tls.clients,
             admission=tls.client_admission,
+            before_handshake=tls.look,
             on_bug=bug,
         )
         # etcd 3.5 answers gRPC on the peer port, too; nothing uses it and 3.6 took it away.
@@ -132,6 +135,7 @@ class Serving:
             ).service(),
             tls=tls.peers,
             admission=tls.peer_admission,
+            before_handshake=tls.look,
             on_bug=bug,
         )
 

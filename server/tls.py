@@ -13,13 +13,15 @@ be used is a refusal at the start, one line; later it is a warning, and the old 
 import asyncio
 import ipaddress
 import os
+import re
 import socket
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pyetcd.server.config_values import go_quote
+from pyetcd.server.handshake import ServerContext, note_server_name
 from pyetcd.server.logs import get
 
 ALPN: Final = ("h2", "http/1.1")
@@ -59,6 +61,7 @@ SUITES: Final[Mapping[str, str]] = {
     "TLS_AES_256_GCM_SHA384": "",
     "TLS_CHACHA20_POLY1305_SHA256": "",
 }
+AnyContext = TypeVar("AnyContext", bound=ssl.SSLContext)
 
 
 class TlsError(Exception):
@@ -89,13 +92,25 @@ class TlsFiles:
         return not self.cert_file and not self.key_file
 
     @property
+    def summary(self) -> str:
+        """For the log, as etcd shows it."""
+        return (
+            f"cert = {self.cert_file}, key = {self.key_file}, "
+            f"client-cert={self.client_cert_file}, client-key={self.client_key_file}, "
+            f"trusted-ca = {self.trusted_ca_file}, "
+            f"client-cert-auth = {str(self.client_cert_auth).lower()}, "
+            f"crl-file = {self.crl_file}"
+        )
+
+    @property
     def wants_client_certificate(self) -> bool:
         return self.client_cert_auth or bool(self.trusted_ca_file)
 
 
-def server_context(files: TlsFiles, *, alpn: Sequence[str] = ALPN) -> ssl.SSLContext:
+def server_context(files: TlsFiles, *, alpn: Sequence[str] = ALPN) -> ServerContext:
     """Raises TlsError."""
-    context = _context(ssl.PROTOCOL_TLS_SERVER, files)
+    context = _context(ServerContext(ssl.PROTOCOL_TLS_SERVER), files)
+    context.sni_callback = note_server_name
     _load_chain(context, files.cert_file, files.key_file)
     context.set_alpn_protocols(list(alpn))
     if files.wants_client_certificate:
@@ -107,7 +122,7 @@ def server_context(files: TlsFiles, *, alpn: Sequence[str] = ALPN) -> ssl.SSLCon
 def client_context(files: TlsFiles) -> ssl.SSLContext:
     """For calls to peers; without files, a client that trusts what the machine trusts. Raises
     TlsError."""
-    context = _context(ssl.PROTOCOL_TLS_CLIENT, files)
+    context = _context(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), files)
     context.hostname_checks_common_name = False
     if not files.is_empty:
         cert, key = files.cert_file, files.key_file
@@ -122,7 +137,8 @@ def client_context(files: TlsFiles) -> ssl.SSLContext:
     return context
 
 
-def _context(protocol: int, files: TlsFiles) -> ssl.SSLContext:
+def _context(context: AnyContext, files: TlsFiles) -> AnyContext:
+    """The same with what both sides have in common."""
     if files.allowed_cn and files.allowed_hostname:
         raise TlsError(
             f"AllowedCN and AllowedHostname are mutually exclusive (cn={go_quote(files.allowed_cn)}"
@@ -138,12 +154,20 @@ def _context(protocol: int, files: TlsFiles) -> ssl.SSLContext:
             "ClientKeyFile and ClientCertFile must both be present or both absent: "
             f"key: {files.client_key_file}, cert: {files.client_cert_file}]"
         )
-    context = ssl.SSLContext(protocol)
+    if files.client_cert_file:
+        _load_chain(
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), files.client_cert_file, files.client_key_file
+        )
     context.minimum_version = _version("tls-min-version", files.version_min or "TLS1.2")
     if files.version_max:
         context.maximum_version = _version("tls-max-version", files.version_max)
         if context.maximum_version < context.minimum_version:
-            raise TlsError("tls min version is higher than tls max version")
+            raise TlsError(
+                f"min version ({files.version_min}) is greater than max version "
+                f"({files.version_max})"
+            )
+    if files.version_min == "TLS1.3" and files.suites:
+        raise TlsError("cipher suites cannot be configured when only TLS1.3 is enabled")
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # as Go: what is trusted needs no root
     context.set_ciphers(_ciphers(files.suites))
@@ -168,14 +192,55 @@ def _ciphers(suites: Sequence[str]) -> str:
 
 
 def _load_chain(context: ssl.SSLContext, cert: str, key: str) -> None:
-    for path in (cert, key):
-        _must_be_readable(path)
+    contents = [_read(path) for path in (cert, key)]
     try:
         # Never ask at a terminal for the password of a key.
         context.load_cert_chain(cert, key, password=_no_password)
     except (ssl.SSLError, OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or str(error)
-        raise TlsError(f"{cert}, {key}: not a certificate and its key ({reason})") from error
+        reason = getattr(error, "reason", None) or ""
+        words = pair_words(contents[0], contents[1], reason)
+        raise TlsError(f"{words} [cert: {cert}, key: {key}]") from error
+
+
+def pair_words(cert: bytes, key: bytes, reason: str) -> str:
+    """Go's words for a pair that OpenSSL did not take, for `reason` (crypto/tls: X509KeyPair)."""
+    kinds = [found.decode("ascii", "replace") for found in _PEM_BEGIN.findall(cert)]
+    if not kinds:
+        return "tls: failed to find any PEM data in certificate input"
+    if "CERTIFICATE" not in kinds:
+        if len(kinds) == 1 and kinds[0].endswith("PRIVATE KEY"):
+            return (
+                "tls: failed to find certificate PEM data in certificate input, but did find a "
+                "private key; PEM inputs may have been switched"
+            )
+        return (
+            'tls: failed to find "CERTIFICATE" PEM block in certificate input after skipping PEM '
+            f"blocks of the following types: [{' '.join(kinds)}]"
+        )
+    kinds = [found.decode("ascii", "replace") for found in _PEM_BEGIN.findall(key)]
+    if not kinds:
+        return "tls: failed to find any PEM data in key input"
+    if not any(kind.endswith("PRIVATE KEY") for kind in kinds):
+        if kinds == ["CERTIFICATE"]:
+            return "tls: found a certificate rather than a key in the PEM for the private key"
+        return (
+            'tls: failed to find PEM block with type ending in "PRIVATE KEY" in key input after '
+            f"skipping PEM blocks of the following types: [{' '.join(kinds)}]"
+        )
+    if reason == "KEY_VALUES_MISMATCH":
+        return "tls: private key does not match public key"
+    if reason == "KEY_TYPE_MISMATCH":
+        return "tls: private key type does not match public key type"
+    from cryptography import x509
+
+    try:
+        x509.load_pem_x509_certificate(cert)
+    except ValueError:
+        return "x509: malformed certificate"
+    return "tls: failed to parse private key"
+
+
+_PEM_BEGIN: Final = re.compile(rb"^-----BEGIN ([A-Z0-9 ]+)-----", re.MULTILINE)
 
 
 def _no_password() -> str:
@@ -186,17 +251,19 @@ def _trust(context: ssl.SSLContext, path: str, purpose: ssl.Purpose) -> None:
     if not path:
         context.load_default_certs(purpose)
         return
-    _must_be_readable(path)
+    _read(path)
     try:
         context.load_verify_locations(path)
     except (ssl.SSLError, OSError) as error:
         raise TlsError(f"{path}: no certificate of an authority in it") from error
 
 
-def _must_be_readable(path: str) -> None:
+def _read(path: str) -> bytes:
     try:
-        with open(path, "rb"):
-            pass
+        with open(path, "rb") as file:
+            return file.read()
+    except IsADirectoryError as error:
+        raise TlsError(f"read {path}: is a directory") from error
     except OSError as error:
         raise TlsError(f"open {path}: {(error.strerror or str(error)).lower()}") from error
 
@@ -209,27 +276,44 @@ class Admission:
 
     def __init__(self, files: TlsFiles) -> None:
         self._files = files
-        self._crl_at_ns = 0
+        self._crl_stamp: tuple[object, ...] = ()
         self._revoked: frozenset[int] = frozenset()
 
     def refusal(self, tls: ssl.SSLObject) -> str:
-        """Why not; empty when it may."""
+        """Why not, of a peer that was called; empty when it may."""
+        return self.handshake_refusal(tls) or self.revocation(tls)
+
+    def handshake_refusal(self, tls: ssl.SSLObject) -> str:
+        """What the name in the certificate says: part of the handshake in etcd."""
         files = self._files
+        if not files.allowed_cn and not files.allowed_hostname:
+            return ""
         certificate: Mapping[str, Any] | None = tls.getpeercert()
         if not certificate:
             return ""  # nobody asked for one
-        if files.crl_file:
-            try:
-                revoked = self._revoked_serials()
-            except (OSError, ValueError) as error:
-                return f"{files.crl_file}: {error}"
-            serial = certificate.get("serialNumber", "")
-            if serial and int(serial, 16) in revoked:
-                return f"transport: certificate serial {serial.lower()} revoked"
-        if files.allowed_cn and files.allowed_cn not in _common_names(certificate):
+        if files.allowed_cn and files.allowed_cn != common_name(tls):
             return "client certificate authentication failed"
         if files.allowed_hostname and not names_host(certificate, files.allowed_hostname):
             return "client certificate authentication failed"
+        return ""
+
+    def revocation(self, tls: ssl.SSLObject) -> str:
+        """Whether a certificate of its chain is on the list. A list that cannot be read lets
+        nobody in."""
+        path = self._files.crl_file
+        chain = peer_chain(tls) if path else []
+        if not chain:
+            return ""
+        try:
+            revoked = self._revoked_serials()
+        except OSError as error:
+            return f"open {path}: {(error.strerror or str(error)).lower()}"
+        except ValueError as error:
+            return f"{path}: {error}"
+        for serial in map(_serial_of, chain):
+            if serial in revoked:
+                text = f"{serial:x}"
+                return f"transport: certificate serial {text.zfill(len(text) + 1 & ~1)} revoked"
         return ""
 
     async def address_refusal(self, tls: ssl.SSLObject, host: str) -> str:
@@ -238,7 +322,7 @@ class Admission:
         certificate: Mapping[str, Any] | None = tls.getpeercert()
         if not self._files.checks_address or not certificate:
             return ""
-        addresses, names = _alternatives(certificate)
+        addresses, names = alternatives(certificate)
         if not addresses and not names:
             return ""
         if addresses and names_host(certificate, host):
@@ -257,8 +341,8 @@ class Admission:
     def _revoked_serials(self) -> frozenset[int]:
         """Of the file as it is now; read again when it has changed."""
         path = self._files.crl_file
-        changed_ns = os.stat(path).st_mtime_ns
-        if changed_ns != self._crl_at_ns:
+        stamp = _stamp(path)
+        if stamp != self._crl_stamp or not all(stamp):
             from cryptography import x509  # only who has such a file pays for the import
 
             with open(path, "rb") as file:
@@ -266,24 +350,46 @@ class Admission:
             is_pem = content.lstrip().startswith(b"-----")
             load = x509.load_pem_x509_crl if is_pem else x509.load_der_x509_crl
             self._revoked = frozenset(entry.serial_number for entry in load(content))
-            self._crl_at_ns = changed_ns
+            self._crl_stamp = stamp
         return self._revoked
 
 
-def _common_names(certificate: Mapping[str, Any] | None) -> list[str]:
-    subject = (certificate or {}).get("subject", ())
-    return [value for names in subject for name, value in names if name == "commonName"]
+def common_name(tls: ssl.SSLObject | None) -> str:
+    """Of the certificate of the other side, verified; of several names the last, as in Go."""
+    certificate: Mapping[str, Any] | None = tls.getpeercert() if tls is not None else None
+    found = ""
+    for names in (certificate or {}).get("subject", ()):
+        for kind, value in names:
+            if kind == "commonName":
+                found = str(value)
+    return found
 
 
-def _alternatives(certificate: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+def alternatives(certificate: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Its addresses and names."""
     found = certificate.get("subjectAltName", ())
     addresses = [value for kind, value in found if kind == "IP Address"]
     return addresses, [value for kind, value in found if kind == "DNS"]
 
 
+def peer_chain(tls: ssl.SSLObject) -> list[bytes]:
+    """What the other side sent, leaf first, as DER."""
+    under: Any = getattr(
+        tls, "_sslobj", tls
+    )  # the method is public on SSLObject from Python 3.13 on
+    der = 2  # _ssl.ENCODING_DER
+    return [made.public_bytes(der) for made in under.get_unverified_chain() or ()]
+
+
+def _serial_of(der: bytes) -> int:
+    from cryptography import x509
+
+    return x509.load_der_x509_certificate(der).serial_number
+
+
 def names_host(certificate: Mapping[str, Any] | None, host: str) -> bool:
     """Whether the certificate is one for this address or name (Go: VerifyHostname)."""
-    addresses, names = _alternatives(certificate or {})
+    addresses, names = alternatives(certificate or {})
     try:
         wanted = ipaddress.ip_address(host)
     except ValueError:
@@ -343,15 +449,19 @@ class Renewal:
         self._log = get("tls")
 
     def ticked(self) -> None:
-        now_s = self._monotonic_s()
-        if now_s < self._look_at_s:
-            return
-        self._look_at_s = now_s + _LOOK_S
+        if self._monotonic_s() >= self._look_at_s:
+            self.look()
+
+    def look(self) -> None:
+        """Called before each handshake, too: as in etcd, it has what is in the files by then."""
+        self._look_at_s = self._monotonic_s() + _LOOK_S
         for place, (context, cert, key) in enumerate(self._contexts):
             stamp = _stamp(cert, key)
             if stamp == self._seen[place] or not all(stamp):
                 continue
             try:
+                # A context that refuses a pair has lost the one it had: try another one first.
+                _load_chain(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), cert, key)
                 _load_chain(context, cert, key)
             except TlsError as error:
                 # Half of a new pair is there: the next look sees the rest.

@@ -20,8 +20,10 @@ class Limits:
     connections_max: int = 10_000  # one more is closed at once
     sniffing_per_host_max: int = 1024  # connections without a first byte; one more is closed
 
+    handshakes_per_turn: int = 8  # TLS: begun in one turn of the loop; the others wait
+
     # Deadlines of a connection.
-    sniff_timeout_s: float = 10.0  # first bytes, and the TLS handshake
+    sniff_timeout_s: float = 10.0  # the TLS handshake; then the first bytes
     blocked_timeout_s: float = 60.0  # stream or socket that takes nothing: reset, then closed
     request_timeout_s: float = 60.0  # an unary request that does not end: reset
     keepalive_interval_s: float = 7200.0  # silent this long: we ping

@@ -277,7 +277,7 @@ def test_three_nodes_with_peer_tls(machine: Any, authority: Authority) -> None:
     ("flags", "said"),
     [
         (("--cert-file=none.pem", "--key-file=none.key"), "open none.pem: no such file"),
-        (("--cert-file={cert}", "--key-file={other}"), "not a certificate and its key"),
+        (("--cert-file={cert}", "--key-file={other}"), "tls: private key does not match public key"),
         (("--cert-file={cert}", "--key-file={key}", "--trusted-ca-file={key}"),
          "no certificate of an authority in it"),
         (("--cert-file={cert}", "--key-file={key}", "--cipher-suites=NONE"),
@@ -285,7 +285,7 @@ def test_three_nodes_with_peer_tls(machine: Any, authority: Authority) -> None:
         (("--cert-file={cert}", "--key-file={key}", "--tls-min-version=TLS1.1"),
          'unexpected TLS version "TLS1.1"'),
         (("--cert-file={cert}", "--key-file={key}", "--tls-min-version=TLS1.3",
-          "--tls-max-version=TLS1.2"), "tls min version is higher than tls max version"),
+          "--tls-max-version=TLS1.2"), "min version (TLS1.3) is greater than max version (TLS1.2)"),
         (("--auto-tls", "--self-signed-cert-validity=0"), "selfSignedCertValidity is invalid"),
     ],
 )  # fmt: skip

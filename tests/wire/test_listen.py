@@ -11,6 +11,7 @@ import pytest
 import uvloop
 
 from pyetcd.proto import rpc_pb2 as rpc
+from pyetcd.server.handshake import ServerContext
 from pyetcd.server.listen import Listener
 from pyetcd.server.wire import frames as f
 from pyetcd.server.wire.grpc import Dispatcher
@@ -316,7 +317,7 @@ def _contexts(tmp_path):
     )
     path = tmp_path / "both.pem"
     path.write_bytes(pem + cert.public_bytes(serialization.Encoding.PEM))
-    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server = ServerContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(path)
     server.set_alpn_protocols(["h2", "http/1.1"])
     server.load_verify_locations(path)
