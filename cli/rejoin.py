@@ -192,7 +192,7 @@ def _go_on(config: Config, plan: Plan, path: str, cluster: Any) -> Config:
         _write(path, plan)
         _tell("added again as a learner", plan)
     if not plan.is_moved:
-        _move_aside(config.data_dir)
+        _move_aside(config.data_dir, config.log_dir)
         plan.is_moved = True
         _write(path, plan)
     return dataclasses.replace(
@@ -234,13 +234,19 @@ def _change_membership(config: Config, plan: Plan, cluster: Any) -> None:
             time.sleep(PAUSE_S)
 
 
-def _move_aside(data_dir: str) -> None:
+def _move_aside(data_dir: str, wal_dir: str) -> None:
     member = os.path.join(data_dir, "member")
     if not os.path.exists(member):
         return  # done, before a crash
     number = 1
     while os.path.exists(aside := f"{member}.lost-{number}"):
         number += 1
+    if wal_dir:  # maybe on another disk: the log stays there, under another name
+        for name in ("wal.db", "wal.db-wal", "wal.db-shm"):
+            path = os.path.join(wal_dir, name)
+            if os.path.exists(path):
+                os.rename(path, f"{path}.lost-{number}")
+        _sync(wal_dir)
     os.rename(member, aside)
     _sync(data_dir)
 

@@ -19,7 +19,7 @@ from pyetcd.server.config import Config, ConfigError, EarlyExit, load, unknown_k
 from pyetcd.server.config_describe import describe
 from pyetcd.server.config_help import usage_text
 from pyetcd.server.log_files import Rotation
-from pyetcd.server.startup import StartupRefused, check_data_dir
+from pyetcd.server.startup import StartupRefused, check_data_dir, check_wal_dir
 from pyetcd.server.version import SERVER_VERSION, pyetcd_version
 
 Runner = Callable[[Config], int]
@@ -37,6 +37,8 @@ def _serve(argv: Sequence[str], run: Runner) -> int:
     try:
         config = load(argv, os.environ)
         check_data_dir(config.data_dir)
+        if config.log_dir:
+            check_wal_dir(config.log_dir)
         _start_log(config)
     except EarlyExit as shown:
         _print(shown.stderr)

@@ -9,6 +9,7 @@ The table of options is config_tables.py; what is checked is config_checks.py.
 """
 
 import dataclasses
+import os
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -61,6 +62,14 @@ class Config(Options):
     @property
     def member_dir(self) -> str:
         return f"{self.data_dir}/member"
+
+    @property
+    def log_dir(self) -> str:
+        """The folder that the log has to itself; "" when it lies beside the keyspace."""
+        is_own = self.wal_dir and os.path.realpath(self.wal_dir) != os.path.realpath(
+            self.member_dir
+        )
+        return self.wal_dir if is_own else ""
 
     @property
     def is_new_cluster(self) -> bool:

@@ -69,7 +69,9 @@ class Options:
     data_dir: str = _member.text(
         "data-dir", "", "Folder for everything this member keeps; empty means ${name}.etcd."
     )
-    wal_dir: str = _member.text("wal-dir", "", "A folder of its own for the log.", effect=LATER)
+    wal_dir: str = _member.text(
+        "wal-dir", "", "A folder of its own for the log; empty means beside the keyspace."
+    )
     snapshot_count: int = _member.number(
         "snapshot-count", 100000, "Applied entries after which the log is cut."
     )

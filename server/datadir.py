@@ -1,7 +1,7 @@
 """The data directory of one member: its lock, the log and the keyspace, opened or made new.
 
     <data-dir>/member/LOCK     held while the process runs
-    <data-dir>/member/wal.db   the raft log (store/wal.py)
+    <data-dir>/member/wal.db   the raft log (store/wal.py), or <wal-dir>/wal.db beside a LOCK there
     <data-dir>/member/kv.db    the keyspace (store/backend.py)
 
 Rules. A directory without wal.db holds no member; a new one gets kv.db first and wal.db last, whole
@@ -27,10 +27,29 @@ from pyetcd.store.members import Members
 from pyetcd.store.wal import Wal
 
 
+class Locks:
+    """Those of the data directory and of a log with a folder of its own."""
+
+    def __init__(self, *directories: str) -> None:
+        self._locks: list[LockFile] = []
+        try:
+            for directory in directories:
+                if directory:
+                    self._locks.append(LockFile.claim(directory))
+        except BaseException:
+            self.release()
+            raise
+        self.notes = [note for lock in self._locks for note in lock.notes]
+
+    def release(self) -> None:
+        for lock in self._locks:
+            lock.release()
+
+
 class DataDir:
     """An open data directory."""
 
-    def __init__(self, lock: LockFile, wal: Wal, backend: Backend) -> None:
+    def __init__(self, lock: LockFile | Locks, wal: Wal, backend: Backend) -> None:
         self.wal = wal
         self.backend = backend
         self.notes = [*lock.notes, *wal.notes]  # one line each, for the log
@@ -47,7 +66,9 @@ class DataDir:
         self._lock.release()
 
 
-def create(data_dir: str, *, plan: Plan, token: str, lock: LockFile) -> DataDir:
+def create(
+    data_dir: str, *, plan: Plan, token: str, lock: LockFile | Locks, wal_dir: str = ""
+) -> DataDir:
     """A new member, as planned: with the first members of a new cluster in its log, or with an
     empty log when it joins one."""
     backend = Backend.open(kv_path(data_dir), create=not os.path.lexists(kv_path(data_dir)))
@@ -57,7 +78,7 @@ def create(data_dir: str, *, plan: Plan, token: str, lock: LockFile) -> DataDir:
         backend.meta_put(META_MEMBER_ID, signed(plan.member_id))
         backend.commit()
         wal = Wal.create(
-            wal_path(data_dir),
+            wal_path(data_dir, wal_dir),
             cluster_id=plan.cluster_id,
             member_id=plan.member_id,
             entries=plan.entries,
@@ -70,11 +91,11 @@ def create(data_dir: str, *, plan: Plan, token: str, lock: LockFile) -> DataDir:
     return DataDir(lock, wal, backend)
 
 
-def reopen(data_dir: str, *, lock: LockFile) -> DataDir:
+def reopen(data_dir: str, *, lock: LockFile | Locks, wal_dir: str = "") -> DataDir:
     """The member that was here before, with its log checked against its keyspace."""
     path = kv_path(data_dir)
     try:
-        wal = Wal.open(wal_path(data_dir))
+        wal = Wal.open(wal_path(data_dir, wal_dir))
         try:
             snapshot.recover(path, wal.installed_index)
             backend = Backend.open(path, create=False)

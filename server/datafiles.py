@@ -4,6 +4,10 @@ Strategy. Plain reads first (preflight in store/db.py), then read-only connectio
 keyspace these are, and whether they belong to each other, to their -wal files and to the flags.
 What is refused here is refused in one line with what to do, and stays as it was.
 
+The log may have a folder of its own, --wal-dir, for a disk of its own; "" is beside the keyspace. A
+member is looked for in both places, and one that is where the flag does not point is refused: what
+starts without its log would be a new member in the place of an old one.
+
 Rules. A link in the place of a file is refused: SQLite names the -wal file after the name that it
 was given, and two names for one file end in damage (sqlite.org/howtocorrupt.html). A keyspace says
 which member it belongs to; one from a snapshot that was installed a moment ago says another.
@@ -31,17 +35,17 @@ REMEDY: Final = (
 )
 
 
-def wal_path(data_dir: str) -> str:
-    return os.path.join(data_dir, "member", "wal.db")
+def wal_path(data_dir: str, wal_dir: str = "") -> str:
+    return os.path.join(wal_dir or os.path.join(data_dir, "member"), "wal.db")
 
 
 def kv_path(data_dir: str) -> str:
     return os.path.join(data_dir, "member", "kv.db")
 
 
-def has_member(data_dir: str) -> bool:
+def has_member(data_dir: str, wal_dir: str = "") -> bool:
     """Whether a member has been started on this directory before."""
-    return os.path.lexists(wal_path(data_dir))
+    return os.path.lexists(wal_path(data_dir, wal_dir))
 
 
 def look(data_dir: str, config: Config) -> None:
@@ -51,24 +55,30 @@ def look(data_dir: str, config: Config) -> None:
     etcd goes by the directory and ignores the flags, and so starts one member in the place of
     another. Flags that are merely out of date are ignored here, too.
     """
-    log, kv = wal_path(data_dir), kv_path(data_dir)
-    _refuse_unusual(data_dir)
+    wal_dir = config.log_dir
+    log, kv = wal_path(data_dir, wal_dir), kv_path(data_dir)
+    if wal_dir and os.path.lexists(other := wal_path(data_dir)):
+        reason = f"is a second log beside that in --wal-dir ({wal_dir})"
+        raise ForeignFile(other, reason, "move the one away that is not this member's")
+    _refuse_unusual(data_dir, wal_dir)
     preflight(log, WAL_SCHEMA)
     if not os.path.lexists(kv):
         remedy = "restore it beside wal.db, or remove the member and add it again"
+        if wal_dir:
+            remedy = "give the --data-dir that belongs to this --wal-dir"
         raise ForeignFile(kv, "is missing", remedy)
     preflight(kv, SCHEMA)
     _refuse_mixture(log)
     _refuse_mixture(kv, header_only=True)
-    found = Identity.read(data_dir)
+    found = Identity.read(data_dir, wal_dir)
     _refuse_strangers(data_dir, found)
     if not config.force_new_cluster:
         refuse_other(data_dir, found, config)
 
 
-def _refuse_unusual(data_dir: str) -> None:
+def _refuse_unusual(data_dir: str, wal_dir: str) -> None:
     """Links, and files that this process may not write to."""
-    for base in (wal_path(data_dir), kv_path(data_dir)):
+    for base in (wal_path(data_dir, wal_dir), kv_path(data_dir)):
         for path in (base, base + "-wal", base + "-shm"):
             if not os.path.lexists(path):
                 continue
@@ -105,8 +115,8 @@ class Identity:
     members: tuple[Member, ...]
 
     @classmethod
-    def read(cls, data_dir: str) -> "Identity":
-        log, kv = wal_path(data_dir), kv_path(data_dir)
+    def read(cls, data_dir: str, wal_dir: str = "") -> "Identity":
+        log, kv = wal_path(data_dir, wal_dir), kv_path(data_dir)
         query = "SELECT member_id, cluster_id, base_index, base_crc FROM meta"
         rows = _select(log, query)
         if len(rows) != 1:
@@ -228,31 +238,43 @@ def refuse_other(data_dir: str, found: Identity, config: Config) -> None:
         )
 
 
-def known_members(data_dir: str) -> tuple[int, tuple[Member, ...]]:
+def known_members(data_dir: str, wal_dir: str = "") -> tuple[int, tuple[Member, ...]]:
     """The member id, as the log has it, and the members, as the keyspace has them: whose the
     keyspace is it may not know yet, when it came from the leader a moment ago. Raises ForeignFile
     and StorageFailure."""
-    rows = _select(wal_path(data_dir), "SELECT member_id FROM meta")
+    log = wal_path(data_dir, wal_dir)
+    rows = _select(log, "SELECT member_id FROM meta")
     if len(rows) != 1:
-        raise ForeignFile(wal_path(data_dir), "holds no member", REMEDY)
+        raise ForeignFile(log, "holds no member", REMEDY)
     members = tuple(decode_context(row[0])[0] for row in _select(kv_path(data_dir), _MEMBERS))
     return unsigned(rows[0][0]), members
 
 
-def refuse_foreign(data_dir: str) -> None:
+def refuse_foreign(data_dir: str, wal_dir: str = "") -> None:
     """Data that is not a member of ours must not be taken over by mistake."""
     member = os.path.join(data_dir, "member")
-    keyspace, log = kv_path(data_dir), wal_path(data_dir)
-    _refuse_unusual(data_dir)
+    keyspace, log = kv_path(data_dir), wal_path(data_dir, wal_dir)
+    if wal_dir and has_member(data_dir):
+        remedy = "move it and its -wal file there, or leave out --wal-dir"
+        reason = f"is the log of this member, and not in --wal-dir ({wal_dir})"
+        raise ForeignFile(wal_path(data_dir), reason, remedy)
+    _refuse_unusual(data_dir, wal_dir)
     if os.path.lexists(keyspace):
         preflight(keyspace, SCHEMA)
         if _select(keyspace, "SELECT 1 FROM members LIMIT 1"):
-            remedy = "restore wal.db beside it, or move the directory away"
+            where = "in --wal-dir" if wal_dir else "beside it"
+            remedy = f"restore wal.db {where}, or move the directory away"
+            if not wal_dir:
+                remedy = f"give its --wal-dir, {remedy}"
             raise ForeignFile(keyspace, "holds a keyspace whose log wal.db is missing", remedy)
     for path in (keyspace, log):
         if not os.path.lexists(path) and _size_bytes(path + "-wal"):
             remedy = "restore the files that belong to it, or move the directory away"
             raise ForeignFile(path, "is missing, but its -wal file exists", remedy)
+    names = os.listdir(wal_dir) if wal_dir and os.path.isdir(wal_dir) else []
+    if any(name.endswith(".wal") for name in names):
+        reason = "holds the log of a real etcd member"
+        raise ForeignFile(wal_dir, reason, "choose another --wal-dir")
     for name in ("snap", "wal"):
         if os.path.isdir(os.path.join(member, name)):
             raise ForeignFile(

@@ -28,7 +28,7 @@ from pyetcd.server.bootstrap import BootstrapError, InitialCluster, Plan, plan_s
 from pyetcd.server.clock import Clock, SystemClock, system_rng
 from pyetcd.server.config import Config
 from pyetcd.server.core import Core, Tuning
-from pyetcd.server.datadir import DataDir
+from pyetcd.server.datadir import DataDir, Locks
 from pyetcd.server.facts import Facts
 from pyetcd.server.feeds import feed
 from pyetcd.server.forced import go_on_alone
@@ -59,7 +59,6 @@ from pyetcd.server.version import SERVER_VERSION, pyetcd_version
 from pyetcd.server.workers import Workers
 from pyetcd.store import members
 from pyetcd.store.db import ForeignFile, StorageFailure
-from pyetcd.store.lockfile import LockFile
 from pyetcd.store.space import Reserve, make_room
 from pyetcd.store.walscan import LogDamaged
 
@@ -118,17 +117,18 @@ async def _main(config: Config, rejoined: Callable[[], None] | None, *, promote:
 
 async def _open_data(config: Config, peer_client: HttpClient) -> tuple[DataDir, Plan | None]:
     """The data directory, as it was or made new after the start was planned."""
-    path = config.data_dir
+    path, wal_dir = config.data_dir, config.log_dir
     try:
-        if datadir.has_member(path):
+        if datadir.has_member(path, wal_dir):
             if make_room(config.member_dir):
                 logs.get("member").warn("the disk is full: gave up the reserve to start")
             datadir.look(path, config)
-            data = datadir.reopen(path, lock=LockFile.claim(config.member_dir))
+            lock = Locks(config.member_dir, wal_dir)
+            data = datadir.reopen(path, lock=lock, wal_dir=wal_dir)
             if config.force_new_cluster:
                 _force_new_cluster(config, data)
             return data, None
-        datadir.refuse_foreign(path)
+        datadir.refuse_foreign(path, wal_dir)
         initial = InitialCluster(
             name=config.name,
             urls_by_name={n: tuple(sorted(u)) for n, u in config.initial_urls().items()},
@@ -137,8 +137,9 @@ async def _open_data(config: Config, peer_client: HttpClient) -> tuple[DataDir, 
             is_new=config.is_new_cluster,
         )
         plan = await plan_start(initial, peer_client)
-        lock = LockFile.claim(config.member_dir)
-        return datadir.create(path, plan=plan, token=config.initial_cluster_token, lock=lock), plan
+        lock = Locks(config.member_dir, wal_dir)
+        token = config.initial_cluster_token
+        return datadir.create(path, plan=plan, token=token, lock=lock, wal_dir=wal_dir), plan
     except LogDamaged as error:
         raise _log_was_lost(config, str(error), is_in_files=True) from error
     except (ForeignFile, BootstrapError, StorageFailure, ValueError) as error:
@@ -149,7 +150,7 @@ def _log_was_lost(config: Config, text: str, *, is_in_files: bool) -> StartupRef
     """With who may help, if the files can say it. A member is removed in the name of this one: so
     the files and the flags must mean the same member."""
     try:
-        id, found = datadir.known_members(config.data_dir)
+        id, found = datadir.known_members(config.data_dir, config.log_dir)
     except (ForeignFile, StorageFailure, ValueError, KeyError, TypeError, AssertionError):
         return StartupRefused(text)
     mine = next((member for member in found if member.id == id), None)

@@ -50,6 +50,17 @@ class LogWasLost(StartupRefused):
         self.client_urls = tuple(client_urls)
 
 
+def check_wal_dir(path: str) -> None:
+    """The same of --wal-dir."""
+    if _entries(path, "--wal-dir") is None:
+        _check_parent(path, "--wal-dir")
+    elif not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        raise StartupRefused(
+            f"{path}: permission denied; give {_user()} write permission, or choose another "
+            "--wal-dir"
+        )
+
+
 def check_data_dir(path: str) -> None:
     """The directory, or the place where it will be made, can be written to."""
     names = _entries(path)
@@ -77,35 +88,35 @@ def check_data_dir(path: str) -> None:
             )
 
 
-def _entries(path: str) -> list[str] | None:
+def _entries(path: str, flag: str = "--data-dir") -> list[str] | None:
     """What is in the directory; None when it does not exist."""
     try:
         return os.listdir(path)
     except FileNotFoundError:
         if os.path.islink(path):
             raise StartupRefused(
-                f"{path}: a link to nothing; correct it, or choose another --data-dir"
+                f"{path}: a link to nothing; correct it, or choose another {flag}"
             ) from None
         return None
     except NotADirectoryError:
         raise StartupRefused(
-            f"{path}: not a directory; remove the file, or choose another --data-dir"
+            f"{path}: not a directory; remove the file, or choose another {flag}"
         ) from None
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise StartupRefused(f"{path}: {reason}; choose another --data-dir") from None
+        raise StartupRefused(f"{path}: {reason}; choose another {flag}") from None
 
 
-def _check_parent(path: str) -> None:
+def _check_parent(path: str, flag: str = "--data-dir") -> None:
     parent = os.path.dirname(os.path.abspath(path))
     while not os.path.lexists(parent):
         parent = os.path.dirname(parent)
     if not os.path.isdir(parent):
-        raise StartupRefused(f"mkdir {path}: not a directory: {parent}; choose another --data-dir")
+        raise StartupRefused(f"mkdir {path}: not a directory: {parent}; choose another {flag}")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise StartupRefused(
             f"mkdir {path}: permission denied; give {_user()} write permission on {parent}, or "
-            "choose another --data-dir"
+            f"choose another {flag}"
         )
 
 

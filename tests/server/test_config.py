@@ -348,6 +348,7 @@ def test_effects_are_true() -> None:
         "backend_batch_interval_s": "batch_interval_s",
         "backend_batch_limit": "batch_limit",
         "max_concurrent_streams": "streams_max",
+        "wal_dir": "log_dir",
         "listen_client_http_urls": "client_urls",
         "socket_reuse_address": "SO_REUSEADDR",  # always set
     }

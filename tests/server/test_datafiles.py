@@ -59,7 +59,7 @@ def test_the_keyspace_of_another_under_our_wal_file(tmp_path: Path) -> None:
         Identity.read(str(tmp_path))
 
 
-NO_FLAGS: Any = SimpleNamespace(force_new_cluster=True)  # nothing to compare
+NO_FLAGS: Any = SimpleNamespace(force_new_cluster=True, log_dir="")  # nothing to compare
 
 
 def killed_after_checkpoint(folder: Path, *, last: bytes) -> Path:

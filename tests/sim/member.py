@@ -37,7 +37,7 @@ REQUEST_BYTES_MAX = 1536 * 1024
 
 
 # What is looked at before the start; the flags are not simulated, so they fit.
-LOOK: Any = SimpleNamespace(force_new_cluster=True)
+LOOK: Any = SimpleNamespace(force_new_cluster=True, log_dir="")
 
 
 class Shape(Protocol):
