@@ -308,6 +308,7 @@ async def measure(node: Node, arguments: argparse.Namespace) -> tuple[dict[str, 
         for first in range(0, arguments.watchers, per)
     ]
     host, port = node.endpoint.split(":")
+    bare_kib = rss_kib(pid)
     loop = asyncio.get_running_loop()
     connections = []
     for number in range(arguments.connections):
@@ -334,6 +335,7 @@ async def measure(node: Node, arguments: argparse.Namespace) -> tuple[dict[str, 
         figures["creation_s"] = time.monotonic() - begun_s
         await asyncio.sleep(1)
         figures["idle_kib"] = (rss_kib(pid) - before_kib) / run.watchers
+        figures["whole_kib"] = (rss_kib(pid) - bare_kib) / run.watchers
         begun_s, begun_cpu_s = time.monotonic(), cpu_s(pid)
         writer.stdin.write(b"go\n")
         total = run.watchers * run.writes
@@ -408,8 +410,9 @@ def main() -> int:
         failed |= bool(faults)
         print(
             f"{program}: {arguments.watchers:,} watchers created in {found['creation_s']:.2f} s, "
-            f"{found['idle_kib']:.2f} KiB resident for each; {found['events']:,.0f} events in "
-            f"{found['responses']:,.0f} responses, {found['received_mib']:,.0f} MiB, "
+            f"{found['idle_kib']:.2f} KiB resident for each, {found['whole_kib']:.2f} with streams "
+            f"and connections; {found['events']:,.0f} events in {found['responses']:,.0f} responses, "
+            f"{found['received_mib']:,.0f} MiB, "
             f"in {found['run_s']:.1f} s: {found['events'] / found['run_s']:,.0f} a second, "
             f"{found['cpu_s'] * 1e6 / found['events']:.1f} us of CPU for each; "
             f"{found['rss_peak_mib']:.0f} MiB resident at most",
