@@ -242,7 +242,7 @@ def special_sides(machine_type: Any, tmp_path_factory: Any) -> Iterator[Callable
 
     def get(kind: str, program: str) -> Side:
         if (kind, program) not in made:
-            make = {"guarded": _guarded, "leaderless": _leaderless}[kind]
+            make = {"guarded": _guarded, "leaderless": _leaderless, "short": _short}[kind]
             made[kind, program] = make(machine, program)
         return made[kind, program]
 
@@ -266,6 +266,15 @@ def guarded(side: Side, special_sides: Callable[..., Side]) -> Iterator[Side]:
 
 
 @pytest.fixture
+def short(side: Side, special_sides: Callable[..., Side]) -> Iterator[Side]:
+    """With batches of 10 in a compaction, and a note to idle watches each 200 ms."""
+    made = special_sides("short", side.program)
+    made.prefix = side.prefix
+    yield made
+    made.end_streams()
+
+
+@pytest.fixture
 def leaderless(side: Side, special_sides: Callable[..., Side]) -> Iterator[Side]:
     """One member of two, the other one dead: nobody leads. Both knew the key "before"."""
     made = special_sides("leaderless", side.program)
@@ -283,6 +292,12 @@ def _guarded(machine: Any, program: str) -> Side:
     side.raw("Auth.UserGrantRole", user="user", role="role")
     side.raw("Auth.AuthEnable")
     return side
+
+
+def _short(machine: Any, program: str) -> Side:
+    batches = "--experimental-compaction-batch-limit=10"
+    notes = "--experimental-watch-progress-notify-interval=200ms"
+    return _side(machine, program, machine.single(program, batches, notes))
 
 
 def _leaderless(machine: Any, program: str) -> Side:
