@@ -412,7 +412,8 @@ def main() -> int:
             f"{program}: {arguments.watchers:,} watchers created in {found['creation_s']:.2f} s, "
             f"{found['idle_kib']:.2f} KiB resident for each, {found['whole_kib']:.2f} with streams "
             f"and connections; {found['events']:,.0f} events in {found['responses']:,.0f} "
-            f"responses, {found['received_mib']:,.0f} MiB, in {found['run_s']:.1f} s: {found['events'] / found['run_s']:,.0f} a second, "
+            f"responses, {found['received_mib']:,.0f} MiB, in {found['run_s']:.1f} s: "
+            f"{found['events'] / found['run_s']:,.0f} a second, "
             f"{found['cpu_s'] * 1e6 / found['events']:.1f} us of CPU for each; "
             f"{found['rss_peak_mib']:.0f} MiB resident at most",
             flush=True,
