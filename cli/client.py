@@ -65,6 +65,7 @@ MEMBER_LIST = Rpc("/etcdserverpb.Cluster/MemberList", rpc.MemberListResponse, Tr
 ALARM = Rpc("/etcdserverpb.Maintenance/Alarm", rpc.AlarmResponse, True)
 STATUS = Rpc("/etcdserverpb.Maintenance/Status", rpc.StatusResponse, True)
 HASH_KV = Rpc("/etcdserverpb.Maintenance/HashKV", rpc.HashKVResponse, True)
+SNAPSHOT = Rpc("/etcdserverpb.Maintenance/Snapshot", rpc.SnapshotResponse)
 DEFRAGMENT = Rpc("/etcdserverpb.Maintenance/Defragment", rpc.DefragmentResponse)
 MOVE_LEADER = Rpc("/etcdserverpb.Maintenance/MoveLeader", rpc.MoveLeaderResponse, True)
 AUTHENTICATE = Rpc("/etcdserverpb.Auth/Authenticate", rpc.AuthenticateResponse)
@@ -211,6 +212,19 @@ class Client:
         if need_leader:
             metadata = (*metadata, ("hasleader", "true"))
         answers: Iterable[Response] = open_stream(requests, metadata=metadata, wait_for_ready=True)
+        return answers
+
+    def server_stream(
+        self, method: Rpc[Response], request: Message, *, timeout_s: float | None
+    ) -> Iterable[Response]:
+        """Many answers to one request; its iterator raises grpc.RpcError, see `translate`."""
+        if self._channel is None:
+            time.sleep(3600 if timeout_s is None else timeout_s)
+            raise self._timeout()
+        call = self._channel.unary_stream(method.path, _serialize, method.response.FromString)
+        answers: Iterable[Response] = call(
+            request, timeout=timeout_s, metadata=self._metadata(), wait_for_ready=True
+        )
         return answers
 
     def _metadata(self) -> tuple[tuple[str, str | bytes], ...]:

@@ -88,6 +88,12 @@ class Context(Terminal):
         return self.dial(settings.endpoints, settings)
 
     def settings(self) -> "Settings":
+        """What the flags and the environment say, about the output too."""
+        settings = self.connection_settings()
+        self.check_format()
+        return settings
+
+    def connection_settings(self) -> "Settings":
         """What the flags and the environment say about the connection."""
         from pyetcd.cli.client import read_settings
 
@@ -95,9 +101,7 @@ class Context(Terminal):
         if self.flags.boolean("debug"):
             for name in self.command.inherited_flags():
                 self.warn(f"{_variable(name)}={self.flags.shown(name)}")
-        settings = read_settings(self, self.flags)
-        self.check_format()
-        return settings
+        return read_settings(self, self.flags)
 
     def dial(self, endpoints: list[str], settings: "Settings") -> "Client":
         """A client for these endpoints. Exits when they, the files or the password do not do."""

@@ -18,7 +18,7 @@ class FlagError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """One flag. `kind` is bool, string, int, duration or list; `default` is its text."""
+    """One flag. `kind` is bool, string, int, uint, duration or list; `default` is its text."""
 
     name: str
     kind: str
@@ -32,6 +32,8 @@ class Flag:
             return gotext.parse_bool(text)
         if self.kind == "int":
             return gotext.parse_int(text, 0)
+        if self.kind == "uint":
+            return gotext.parse_int(text, 0, signed=False)
         if self.kind == "duration":
             return gotext.parse_duration_ns(text)
         if self.kind == "list":

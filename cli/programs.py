@@ -29,7 +29,7 @@ def _ctl(argv: list[str]) -> int:
 
 
 def _utl(argv: list[str]) -> int:
-    from pyetcd.cli.utl import main as utl
+    from pyetcd.cli.utl.run import main as utl
 
     return utl(argv)
 

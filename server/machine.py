@@ -164,7 +164,7 @@ class StateMachine:
 
     def set_conf_state(self, index: int, conf_state: ConfState) -> None:
         self._conf_states.append((index, conf_state))
-        self.backend.meta_put(_CONF_STATE, encode_conf_state(conf_state))
+        save_conf_state(self.backend, conf_state)
 
     def set_applied(self, index: int, term: int) -> None:
         """The last entry of a batch; `commit` writes it with the batch's changes."""
@@ -418,6 +418,11 @@ class StateMachine:
         self.commit()
         self.backend.empty_wal()
         self.backend.close()
+
+
+def save_conf_state(backend: Backend, conf_state: ConfState) -> None:
+    """In the backend's open transaction."""
+    backend.meta_put(_CONF_STATE, encode_conf_state(conf_state))
 
 
 def load_conf_state(backend: Backend) -> ConfState:

@@ -124,11 +124,15 @@ _SNAPSHOT = Command(
     "snapshot <subcommand>",
     "Manages etcd node snapshots",
     children=(
-        Command("save <filename>", "Stores an etcd node backend snapshot to a given file", LATER),
+        Command(
+            "save <filename>",
+            "Stores an etcd node backend snapshot to a given file",
+            "pyetcd.cli.ctl.snapshot:save",
+        ),
         Command(
             "restore <filename> [options]",
             "Restores an etcd member snapshot to an etcd directory",
-            LATER,
+            "pyetcd.cli.ctl.snapshot:restore",
             (
                 text("data-dir", "Path to the data directory"),
                 text("wal-dir", "Path to the WAL directory (use --data-dir if none given)"),
@@ -158,7 +162,7 @@ _SNAPSHOT = Command(
         Command(
             "status <filename>",
             "[deprecated] Gets backend snapshot status of a given file",
-            LATER,
+            "pyetcd.cli.ctl.snapshot:status",
             long="\nThe offline tool does this: etcdutl snapshot status.\n",
         ),
     ),

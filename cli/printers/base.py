@@ -70,6 +70,25 @@ class Health:
     error: str
 
 
+@dataclass(frozen=True, slots=True)
+class SnapshotStatus:
+    """What a snapshot holds."""
+
+    hash: int
+    revision: int
+    keys: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotHash:
+    """HashKV of a file."""
+
+    hash: int
+    revision: int
+    compact_revision: int
+
+
 class Display:
     """Shows results in one format."""
 
@@ -131,3 +150,16 @@ def status_rows(answers: list[At[rpc.StatusResponse]]) -> list[list[str]]:
 def hash_rows(answers: list[At[rpc.HashKVResponse]]) -> list[list[str]]:
     """The cells of `endpoint hashkv`."""
     return [[answer.endpoint, str(answer.message.hash)] for answer in answers]
+
+
+def snapshot_cells(status: SnapshotStatus) -> list[str]:
+    """The cells of `snapshot status`."""
+    from pyetcd.cli.gotext import human_bytes
+
+    size = human_bytes(status.size_bytes)
+    return [f"{status.hash:x}", str(status.revision), str(status.keys), size]
+
+
+def snapshot_hash_cells(found: SnapshotHash) -> list[str]:
+    """The cells of `hashkv`."""
+    return [str(found.hash), str(found.revision), str(found.compact_revision)]

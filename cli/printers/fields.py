@@ -4,7 +4,17 @@ from collections.abc import Iterable
 from typing import Any
 
 from pyetcd.cli.gotext import quote
-from pyetcd.cli.printers.base import About, At, Display, Health, Named, Revoked, TimeToLive
+from pyetcd.cli.printers.base import (
+    About,
+    At,
+    Display,
+    Health,
+    Named,
+    Revoked,
+    SnapshotHash,
+    SnapshotStatus,
+    TimeToLive,
+)
 from pyetcd.cli.terminal import Exit
 from pyetcd.proto import auth_pb2 as auth
 from pyetcd.proto import kv_pb2 as kv
@@ -186,6 +196,19 @@ def _role_list(display: Display, answer: rpc.AuthRoleListResponse) -> None:
     display.terminal.print(f'"Roles" :{roles}')
 
 
+def _snapshot_status(display: Display, status: SnapshotStatus) -> None:
+    _line(display, "Hash", status.hash)
+    _line(display, "Revision", status.revision)
+    _line(display, "Keys", status.keys)
+    _line(display, "Size", status.size_bytes)
+
+
+def _snapshot_hash(display: Display, found: SnapshotHash) -> None:
+    _line(display, "Hash", found.hash)
+    _line(display, "Hash revision", found.revision)
+    _line(display, "Compact revision", found.compact_revision)
+
+
 PRINTERS = {
     "put": _put,
     "get": _get,
@@ -213,4 +236,6 @@ PRINTERS = {
     "role_list": _role_list,
     "role_grant_permission": _named,
     "role_revoke_permission": _named,
+    "snapshot_status": _snapshot_status,
+    "snapshot_hash": _snapshot_hash,
 }

@@ -10,7 +10,15 @@ import re
 
 from google.protobuf.message import Message
 
-from pyetcd.cli.printers.base import About, At, Display, Health, TimeToLive
+from pyetcd.cli.printers.base import (
+    About,
+    At,
+    Display,
+    Health,
+    SnapshotHash,
+    SnapshotStatus,
+    TimeToLive,
+)
 from pyetcd.proto import rpc_pb2 as rpc
 
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
@@ -164,6 +172,20 @@ def _hash_kv(display: Display, answers: list[At[Message]]) -> None:
     _at(display, answers, "HashKV")
 
 
+def _snapshot_status(display: Display, status: SnapshotStatus) -> None:
+    display.terminal.print(
+        f'{{"hash":{status.hash},"revision":{status.revision},'
+        f'"totalKey":{status.keys},"totalSize":{status.size_bytes}}}'
+    )
+
+
+def _snapshot_hash(display: Display, found: SnapshotHash) -> None:
+    display.terminal.print(
+        f'{{"hash":{found.hash},"hashRevision":{found.revision},'
+        f'"compactRevision":{found.compact_revision}}}'
+    )
+
+
 PRINTERS = {
     "put": _message,
     "get": _message,
@@ -198,4 +220,6 @@ PRINTERS = {
     "auth_status": _message,
     "user_list": _message,
     "role_list": _message,
+    "snapshot_status": _snapshot_status,
+    "snapshot_hash": _snapshot_hash,
 }

@@ -10,9 +10,13 @@ from pyetcd.cli.printers.base import (
     Health,
     Named,
     Revoked,
+    SnapshotHash,
+    SnapshotStatus,
     TimeToLive,
     hash_rows,
     member_rows,
+    snapshot_cells,
+    snapshot_hash_cells,
     status_rows,
 )
 from pyetcd.proto import auth_pb2 as auth
@@ -211,6 +215,14 @@ def _role_revoke_permission(display: Display, revoked: Revoked) -> None:
     display.terminal.print(b"%s is revoked from role %s" % (line, role))
 
 
+def _snapshot_status(display: Display, status: SnapshotStatus) -> None:
+    display.terminal.print(", ".join(snapshot_cells(status)))
+
+
+def _snapshot_hash(display: Display, found: SnapshotHash) -> None:
+    display.terminal.print(", ".join(snapshot_hash_cells(found)))
+
+
 PRINTERS = {
     "put": _put,
     "get": _get,
@@ -246,4 +258,6 @@ PRINTERS = {
     "role_list": _role_list,
     "role_grant_permission": _said("Role {} updated"),
     "role_revoke_permission": _role_revoke_permission,
+    "snapshot_status": _snapshot_status,
+    "snapshot_hash": _snapshot_hash,
 }

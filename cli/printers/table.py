@@ -4,7 +4,18 @@ The ASCII form is that of tablewriter 0.0.5: headers in capitals and centred, ce
 a cell wider than 30 columns wrapped at its spaces so that the lines are evenly long.
 """
 
-from pyetcd.cli.printers.base import At, Display, Health, hash_rows, member_rows, status_rows
+from pyetcd.cli.printers.base import (
+    At,
+    Display,
+    Health,
+    SnapshotHash,
+    SnapshotStatus,
+    hash_rows,
+    member_rows,
+    snapshot_cells,
+    snapshot_hash_cells,
+    status_rows,
+)
 from pyetcd.proto import rpc_pb2 as rpc
 
 WRAP_COLUMNS = 30
@@ -98,9 +109,21 @@ def _hash_kv(display: Display, answers: list[At[rpc.HashKVResponse]]) -> None:
     _table(display, ["Endpoint", "Hash"], hash_rows(answers))
 
 
+def _snapshot_status(display: Display, status: SnapshotStatus) -> None:
+    header = ["Hash", "Revision", "Total Keys", "Total Size"]
+    _table(display, header, [snapshot_cells(status)])
+
+
+def _snapshot_hash(display: Display, found: SnapshotHash) -> None:
+    header = ["Hash", "Hash Revision", "Compact Revision"]
+    _table(display, header, [snapshot_hash_cells(found)])
+
+
 PRINTERS = {
     "member_list": _member_list,
     "health": _health,
     "status": _status,
     "hash_kv": _hash_kv,
+    "snapshot_status": _snapshot_status,
+    "snapshot_hash": _snapshot_hash,
 }

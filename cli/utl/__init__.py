@@ -1,0 +1,1 @@
+"""`pyetcd utl`: etcdutl, the tool for snapshots and for the files of a stopped member."""

@@ -1,0 +1,112 @@
+"""defrag, hashkv and backup: what works on the files of a member that does not run.
+
+Each takes the lock of the data directory for as long as it works, and is refused while a member (or
+another of these commands) has it. etcdutl waits for the member instead, without an end.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pyetcd.cli.gotext import human_bytes
+from pyetcd.cli.printers.base import SnapshotHash
+from pyetcd.cli.terminal import BAD_ARGS, ERROR
+from pyetcd.cli.utl.logline import tell
+from pyetcd.cli.utl.run import Run
+from pyetcd.cli.utl.snapshot import display_of
+from pyetcd.proto.errors import EtcdError
+from pyetcd.server import offline, restore
+from pyetcd.store import db, snapfile
+from pyetcd.store.lockfile import NAME as LOCK
+from pyetcd.store.lockfile import LockFile
+from pyetcd.store.snapshot import SnapshotFailed
+
+
+def defrag(terminal: Run) -> None:
+    """`defrag --data-dir`."""
+    data_dir = terminal.flags.text("data-dir")
+    began_s = time.monotonic()
+    try:
+        with offline.stopped_member(data_dir) as kv:
+            done = offline.defragment(
+                kv,
+                lambda size, used: tell(
+                    terminal,
+                    "backend/backend.go:481",
+                    "defragmenting",
+                    {"path": kv, **_sizes(size, used)},
+                ),
+            )
+    except offline.Refused as refusal:
+        text = f"Failed to defragment etcd data[{data_dir}] ({refusal})"
+        raise terminal.fail(ERROR, text) from None
+    fields: dict[str, object] = {
+        "path": kv,
+        "current-db-size-bytes-diff": done.size_bytes - done.size_bytes_before,
+        **_sizes(done.size_bytes, done.in_use_bytes),
+        "took": round(time.monotonic() - began_s, 9),
+    }
+    tell(terminal, "backend/backend.go:539", "finished defragmenting directory", fields)
+
+
+def _sizes(size: int, used: int) -> dict[str, object]:
+    return {
+        "current-db-size-bytes": size,
+        "current-db-size": human_bytes(size),
+        "current-db-size-in-use-bytes": used,
+        "current-db-size-in-use": human_bytes(used),
+    }
+
+
+def hash_kv(terminal: Run) -> None:
+    """`hashkv <file>`: a snapshot, or the kv.db of a stopped member."""
+    display = display_of(terminal, terminal.flags)
+    path, revision = terminal.args[0], terminal.flags.integer("rev")
+    try:
+        if snapfile.kind_of(path) is snapfile.Kind.BOLT:
+            found = offline.hash_kv_of_etcd(path, revision)
+        else:
+            with _locked_beside(path):
+                found = snapfile.hash_kv(path, revision)
+    except (SnapshotFailed, db.ForeignFile) as failure:
+        raise terminal.fail(ERROR, str(failure)) from None
+    except EtcdError as refusal:  # compacted, or of the future
+        raise terminal.fail(ERROR, refusal.text.replace("etcdserver: ", "")) from None
+    shown = SnapshotHash(found.hash, found.revision, found.compact_revision)
+    display.show("snapshot_hash", shown)
+
+
+@contextmanager
+def _locked_beside(path: str) -> Iterator[None]:
+    """The lock of the data directory that the file belongs to, if it does."""
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.exists(os.path.join(folder, LOCK)):
+        yield
+        return
+    lock = LockFile.claim(folder)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def backup(terminal: Run) -> None:
+    """`backup`."""
+    flags = terminal.flags
+    if not flags.boolean("with-v3"):
+        raise terminal.fail(BAD_ARGS, "there is nothing to back up without the v3 backend data")
+    for name in ("wal-dir", "backup-wal-dir"):
+        if flags.text(name):
+            terminal.warn(
+                f"Note: the log of pyetcd lies in the data directory; --{name} is unused."
+            )
+    data_dir, backup_dir = flags.text("data-dir"), flags.text("backup-dir")
+    try:
+        restore.check_empty(backup_dir)
+        with offline.stopped_member(data_dir):
+            offline.backup(data_dir, backup_dir)
+    except (offline.Refused, restore.RestoreRefused) as refusal:
+        raise terminal.fail(ERROR, str(refusal)) from None
+    text = "Trimming membership information from the backend..."
+    tell(terminal, "membership/store.go:141", text, {})
