@@ -267,7 +267,7 @@ def guarded(side: Side, special_sides: Callable[..., Side]) -> Iterator[Side]:
 
 @pytest.fixture
 def short(side: Side, special_sides: Callable[..., Side]) -> Iterator[Side]:
-    """With batches of 10 in a compaction, and a note to idle watches each 200 ms."""
+    """With batches of 10 in a compaction, and a note to idle watches each 100 ms."""
     made = special_sides("short", side.program)
     made.prefix = side.prefix
     yield made
@@ -296,7 +296,7 @@ def _guarded(machine: Any, program: str) -> Side:
 
 def _short(machine: Any, program: str) -> Side:
     batches = "--experimental-compaction-batch-limit=10"
-    notes = "--experimental-watch-progress-notify-interval=200ms"
+    notes = "--experimental-watch-progress-notify-interval=100ms"
     return _side(machine, program, machine.single(program, batches, notes))
 
 

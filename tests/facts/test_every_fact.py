@@ -1,4 +1,8 @@
-"""Each fact has a test that bears its number: test_fact_07_headers_inside_a_transaction."""
+"""Each fact has a test that bears its number: test_fact_07_headers_inside_a_transaction.
+
+Where pyetcd differs on purpose a test asserts both behaviours and names the row of
+docs/differences.md.
+"""
 
 import re
 from pathlib import Path
@@ -14,3 +18,14 @@ def test_every_fact_has_a_test() -> None:
     assert found <= set(NUMBERS)
     missing = sorted(set(WRITTEN) - found)
     assert missing == []
+
+
+def test_the_differences_that_are_named_are_rows() -> None:
+    folder = Path(__file__).parent
+    rows = (folder.parent.parent / "docs" / "differences.md").read_text()
+    named = set()
+    for path in folder.glob("test_*.py"):
+        text = re.sub(r"\s+", " ", path.read_text())
+        named |= set(re.findall(r"\(docs/differences\.md: ([^)]+)\)", text))
+    assert len(named) >= 5
+    assert {row for row in named if f"| {row} |" not in rows} == set()
