@@ -118,6 +118,14 @@ class Config(Options):
         return self.experimental_compaction_sleep_interval_s or 0.01
 
     @property
+    def compact_hash_check_s(self) -> float:
+        """0 for never; compactions are compared unless that was turned off."""
+        off = "experimental-compact-hash-check-enabled" in self.given
+        if off and not self.experimental_compact_hash_check_enabled:
+            return 0.0
+        return self.experimental_compact_hash_check_time_s
+
+    @property
     def lease_checkpoint_interval_s(self) -> float:
         """0 for none; they are on unless they were turned off."""
         off = "experimental-enable-lease-checkpoint" in self.given

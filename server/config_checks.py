@@ -38,6 +38,12 @@ def validate(config: Options) -> None:
             "--advertise-client-urls is required when --listen-client-urls is set explicitly"
         )
     _check_compaction(config)
+    if config.experimental_compact_hash_check_time_s <= 0:
+        shown = format_duration(round(config.experimental_compact_hash_check_time_s * 1e9))
+        raise ConfigError(
+            f"--experimental-compact-hash-check-time must be >0 (set to {shown}); "
+            "--experimental-compact-hash-check-enabled=false turns it off"
+        )
 
 
 def refuse_unsupported(config: Options, changed: Sequence[Option]) -> None:

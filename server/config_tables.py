@@ -332,7 +332,7 @@ class Options:
 
     # ---- profiling and monitoring ----
     enable_pprof: bool = _monitor.boolean(
-        "enable-pprof", "Serve profiles under /debug/pprof/.", effect=LATER
+        "enable-pprof", "Go's profiles under /debug/pprof/; Python makes none.", effect=NONE
     )
     metrics: str = _monitor.text("metrics", "basic", "extensive adds how long each gRPC call took.")
     enable_grpc_gateway: bool = _monitor.boolean(
@@ -407,25 +407,21 @@ class Options:
     # ---- experimental ----
     experimental_initial_corrupt_check: bool = _experimental.boolean(
         "experimental-initial-corrupt-check",
-        "Compare hashes with peers before serving.",
-        effect=LATER,
+        "Compare hashes with peers before serving, and do not start with other data.",
     )
     experimental_corrupt_check_time_s: float = _experimental.duration(
         "experimental-corrupt-check-time",
         0.0,
         "Time between two comparisons of hashes; 0 never.",
-        effect=LATER,
     )
     experimental_compact_hash_check_enabled: bool = _experimental.boolean(
         "experimental-compact-hash-check-enabled",
-        "Compare the hashes of compactions (since 3.5.5).",
-        effect=LATER,
+        "Compare hashes after compactions (since 3.5.5); on unless set to false.",
     )
     experimental_compact_hash_check_time_s: float = _experimental.duration(
         "experimental-compact-hash-check-time",
         60.0,
         "Time between two such comparisons (since 3.5.5).",
-        effect=LATER,
     )
     experimental_enable_lease_checkpoint: bool = _experimental.boolean(
         "experimental-enable-lease-checkpoint",

@@ -41,7 +41,7 @@ from pyetcd.server.peer.handshake import Identity
 from pyetcd.server.peer.streams import Timeouts
 from pyetcd.server.peer.survey import fetch_versions
 from pyetcd.server.peer.transport import PeerTransport
-from pyetcd.server.prepare import prepare, tuning_of
+from pyetcd.server.prepare import corruption_watch, prepare, tuning_of
 from pyetcd.server.promotion import Promotion
 from pyetcd.server.propose import Proposer
 from pyetcd.server.replica import Machine
@@ -104,7 +104,11 @@ async def _main(config: Config, rejoined: Callable[[], None] | None, *, promote:
         loop.add_signal_handler(number, end, 128 + number)
     member = await Member.open(config, end)
     loop.set_exception_handler(member.on_loop_error)
-    await member.start(rejoined, promote=promote)
+    try:
+        await member.start(rejoined, promote=promote)
+    except StartupRefused:
+        await member.abandon()
+        raise
     logs.release()
     status = await ended
     if member.lost is not None:
@@ -251,6 +255,8 @@ class Member:
         self.core = core = Core(data, tuning, self)
         core.watch_space(Reserve(config.member_dir))
         core.listeners.append(tls.renewal(self.clock.monotonic_s))
+        self.corruption = corruption_watch(config, core, self.clock)
+        core.listeners.append(self.corruption)
         metrics = Metrics(extensive=config.metrics_extensive)
         self.serving = Serving(config, sockets, core=core, tls=tls, metrics=metrics, bug=self.bug)
         feed(metrics, core, client_listener=self.serving.client_listener)
@@ -277,6 +283,11 @@ class Member:
         await self.core.transport.start()
         self.core.meet(self._known_peers)
         await self.serving.start_first()
+        if self.config.experimental_initial_corrupt_check and rejoined is None:
+            reason = await self.corruption.initial()
+            if reason:
+                remedy = "remove this member, empty its data directory and add it again"
+                raise StartupRefused(f"{reason}; {remedy}")
         self.core.start()
         if self.core.access.auth.enabled and self.core.access.jwt is None:
             self._log.warn("simple token is not cryptographically signed")
@@ -355,6 +366,7 @@ class Member:
         self._data.abandon()
 
     def _cancel_tasks(self) -> None:
+        self.corruption.stop()
         for task in (self._starting, self._publishing, self._rejoining):
             if task is not None:
                 task.cancel()

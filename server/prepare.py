@@ -1,9 +1,12 @@
 """From a Config to what a member is made of: the numbers of its core, and its files made ready."""
 
+from collections.abc import Sequence
+
 from pyetcd.server import logs
-from pyetcd.server.clock import system_rng
+from pyetcd.server.clock import Clock, system_rng
 from pyetcd.server.config import Config
-from pyetcd.server.core import Tuning
+from pyetcd.server.core import Core, Tuning
+from pyetcd.server.corruption import CorruptionWatch, ask_over
 from pyetcd.server.datadir import DataDir
 from pyetcd.server.facts import DEFRAGMENT_PAGES
 from pyetcd.server.jwt_tokens import AuthTokenError, JwtOptions, token_options
@@ -82,3 +85,24 @@ def prepare(config: Config, data: DataDir) -> None:
     while backend.vacuum_step(DEFRAGMENT_PAGES):
         pass
     return log.info("finished defragmentation", size_bytes_after=backend.size_bytes, **sizes)
+
+
+def corruption_watch(config: Config, core: Core, clock: Clock) -> CorruptionWatch:
+    members = core.machine.members
+
+    def peers() -> list[tuple[int, Sequence[str]]]:
+        return [(each.id, each.peer_urls) for each in members.all() if each.id != core.id]
+
+    return CorruptionWatch(
+        core.id,
+        store=core.machine,
+        proposer=core.proposer,
+        is_leader=lambda: core.node.is_leader,
+        compacted=lambda: core.machine.keyspace.compact_revision,
+        members=lambda: len(members),
+        ask_peers=ask_over(core.transport.client, peers, core.cluster_id, config.request_timeout_s),
+        loop=core.loop,
+        monotonic_s=clock.monotonic_s,
+        every_s=config.experimental_corrupt_check_time_s,
+        compact_every_s=config.compact_hash_check_s,
+    )

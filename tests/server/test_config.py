@@ -10,7 +10,7 @@ import pytest
 
 from pyetcd.server.config import OPTIONS, Config, ConfigError, EarlyExit, load
 from pyetcd.server.config_help import document
-from pyetcd.server.config_options import Effect
+from pyetcd.server.config_options import Effect, Kind
 from pyetcd.server.config_tables import Options
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -264,9 +264,14 @@ def test_wildcard_listen_advertises_the_host() -> None:
 
 
 def test_effects_are_noted() -> None:
-    config = load(["--enable-pprof", "--max-wals=3", "--enable-v2=false"], {})
+    config = load(["--max-wals=3", "--pre-vote=false"], {})
     msg = "this option is accepted but has no effect in this version of pyetcd"
-    assert noted(config, msg) == [{"option": "--enable-pprof"}]
+    assert noted(config, msg) == []
+    later = [option.flag for option in OPTIONS.values() if option.effect is Effect.LATER]
+    for flag in later:
+        kind = OPTIONS[flag].kind
+        value = {Kind.BOOL: "true", Kind.DURATION: "7s", Kind.CHOICES: "gone"}.get(kind, "x")
+        assert noted(load([f"--{flag}={value}"], {}), msg) == [{"option": f"--{flag}"}]
     assert noted(config, "this option has no meaning in pyetcd and is ignored") == [
         {"option": "--max-wals"}
     ]
@@ -349,6 +354,8 @@ def test_effects_are_true() -> None:
         "backend_batch_limit": "batch_limit",
         "max_concurrent_streams": "streams_max",
         "wal_dir": "log_dir",
+        "experimental_compact_hash_check_enabled": "compact_hash_check_s",
+        "experimental_compact_hash_check_time_s": "compact_hash_check_s",
         "listen_client_http_urls": "client_urls",
         "socket_reuse_address": "SO_REUSEADDR",  # always set
     }
