@@ -76,8 +76,8 @@ def _revisions(bolt: BoltFile, backend: Backend) -> None:
 def _rest(bolt: BoltFile, backend: Backend) -> None:
     for key, value in bolt.bucket(b"meta"):
         if key in (b"scheduledCompactRev", b"finishedCompactRev"):
-            name = "compact_scheduled" if key.startswith(b"s") else "compact_finished"
-            backend.meta_put(name, packed_revision(value, bolt.path) >> SUB_BITS)
+            mark = "compact_scheduled" if key.startswith(b"s") else "compact_finished"
+            backend.meta_put(mark, packed_revision(value, bolt.path) >> SUB_BITS)
     for _, value in bolt.bucket(b"lease"):
         lease = Lease.FromString(value)
         backend.execute(

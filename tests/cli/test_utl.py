@@ -6,11 +6,17 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 
+from pyetcd.cli import client as calls
+from pyetcd.cli.ctl import snapshot as ctl_snapshot
+from pyetcd.cli.ctl.run import run as ctl
 from pyetcd.cli.utl.run import run
+from pyetcd.proto import rpc_pb2 as rpc
 from pyetcd.store import snapfile, snapshot
 from pyetcd.store.backend import Backend
 from pyetcd.store.db import StorageFailure
@@ -408,3 +414,64 @@ def test_completion(shell: str) -> None:
         if shell == "bash":
             done = subprocess.run(["bash"], input=out + ask, capture_output=True, check=True)
             assert done.stdout == b"restore\n"
+
+
+class Broken(grpc.RpcError, grpc.Call):
+    """What a stream raises when its server is gone."""
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.UNAVAILABLE
+
+    def details(self) -> str:
+        return "Socket closed"
+
+
+Broken.__abstractmethods__ = frozenset()
+
+BODY = bytes(4096)
+
+
+def streamed(kind: str) -> Iterator[rpc.SnapshotResponse]:
+    """A snapshot as it should not arrive."""
+    yield rpc.SnapshotResponse(blob=BODY)
+    if kind == "broken":
+        raise Broken
+    if kind == "flipped":
+        yield rpc.SnapshotResponse(blob=bytes(32))
+    if kind in ("full", "folder"):
+        yield rpc.SnapshotResponse(blob=hashlib.sha256(BODY).digest())
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("broken", "rpc error: code = Unavailable desc = transport is closing"),
+        ("short", "sha256 checksum not found [bytes: 4096]"),
+        ("flipped", "expected sha256 [0 0"),
+        ("full", "write: no space left on device"),
+        (
+            "folder",
+            "could not rename saved.part to saved (rename saved.part saved: is a directory)",
+        ),
+    ],
+)
+def test_no_half_a_snapshot_is_saved(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str, text: str
+) -> None:
+    saved = folder / "saved"
+    if kind == "folder":
+        saved.mkdir()
+    else:
+        saved.write_text("of yesterday")
+    monkeypatch.setattr(calls.Client, "server_stream", lambda *_, timeout_s: streamed(kind))
+    if kind == "full":
+
+        def fail(*_: object) -> int:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(ctl_snapshot.os, "write", fail)
+    out, err, code = ctl(["snapshot", "save", "saved"])
+    assert (out, code) == (b"", 5)
+    assert err.decode().splitlines()[-1].startswith(f"Error: {text}")
+    assert not (folder / "saved.part").exists()
+    assert kind == "folder" or saved.read_text() == "of yesterday"
