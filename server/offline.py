@@ -17,10 +17,9 @@ import apsw
 
 from pyetcd.server import datafiles
 from pyetcd.server.restore import building
-from pyetcd.store import db, frometcd, logrows, snapfile, snapshot
+from pyetcd.store import db, frometcd, lockfile, logrows, snapfile, snapshot
 from pyetcd.store.backend import META_MEMBER_ID, SCHEMA, Backend
 from pyetcd.store.compact import HashResult
-from pyetcd.store.lockfile import LockFile
 from pyetcd.store.snapfile import go_reason
 from pyetcd.store.snapshot import SnapshotFailed
 
@@ -48,7 +47,7 @@ def stopped_member(data_dir: str) -> Iterator[str]:
         if not os.path.lexists(path):
             raise Refused(_absence(data_dir, path))
     try:
-        lock = LockFile.claim(os.path.dirname(kv))
+        lock = lockfile.LockFile.claim(os.path.dirname(kv))
         try:
             db.preflight(kv, SCHEMA)
             db.preflight(log, logrows.SCHEMA)
@@ -68,6 +67,20 @@ def _absence(data_dir: str, path: str) -> str:
     if os.path.isdir(os.path.join(member, "snap")):
         return f"{member} holds the data of a real etcd member; use etcdutl"
     return f"open {path}: no such file or directory"
+
+
+@contextmanager
+def locked_beside(path: str) -> Iterator[None]:
+    """The lock of the data directory that the file belongs to, if it does; raises ForeignFile."""
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.exists(os.path.join(folder, lockfile.NAME)):
+        yield
+        return
+    lock = lockfile.LockFile.claim(folder)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def defragment(kv: str, began: Callable[[int, int], None]) -> Defragmented:

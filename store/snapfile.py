@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import apsw
 
-from pyetcd.store import db, snapshot
+from pyetcd.store import db
 from pyetcd.store.backend import SCHEMA
 from pyetcd.store.compact import HashResult, hash_all, hash_on
 from pyetcd.store.logrows import SCHEMA as LOG_SCHEMA
@@ -161,9 +161,9 @@ def _go_bytes(raw: bytes) -> str:
 def status(path: str) -> Contents:
     """What a snapshot of ours, or the kv.db of a stopped member, holds; all of it is verified."""
     size_bytes = check_trailer(path)
-    snapshot.verify(path, schema=SCHEMA)
     connection = _open(path)
     try:
+        db.quick_check(connection)
         crc, revision = hash_all(connection)
         keys = 0
         for table in _COUNTED:
@@ -180,24 +180,26 @@ def status(path: str) -> Contents:
 
 def hash_kv(path: str, revision: int) -> HashResult:
     """HashKV of a snapshot or of a stopped member's kv.db; raises Compacted and FutureRev."""
+    connection = _open(path)
     try:
-        db.preflight(path, SCHEMA)
-        connection = _open(path)
-        try:
-            return hash_on(connection, revision)
-        finally:
-            connection.close()
-    except db.ForeignFile as error:
-        raise SnapshotFailed(str(error)) from error
+        return hash_on(connection, revision)
     except db.StorageFailure as error:
         raise SnapshotFailed(error.reason) from error
     except apsw.Error as error:
         raise SnapshotFailed(db.failure(path, "read", error).reason) from error
+    finally:
+        connection.close()
 
 
 def _open(path: str) -> apsw.Connection:
     """A snapshot is one file; what a killed member left in the -wal file belongs to its kv.db."""
     side = path + "-wal"
-    if os.path.exists(side) and os.path.getsize(side):
-        return db.open_reader(path)
-    return db.open_alone(path)
+    try:
+        db.preflight(path, SCHEMA)
+        if os.path.exists(side) and os.path.getsize(side):
+            return db.open_reader(path)
+        return db.guarded(path, "open", lambda: db.open_alone(path))
+    except db.ForeignFile as error:
+        raise SnapshotFailed(str(error)) from error
+    except db.StorageFailure as error:
+        raise SnapshotFailed(error.reason) from error

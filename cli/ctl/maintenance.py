@@ -6,6 +6,8 @@ from pyetcd.cli.context import Context
 from pyetcd.cli.gotext import ParseFailure
 from pyetcd.cli.terminal import BAD_ARGS, ERROR, Exit
 
+_MOVED = "Use `etcdutl defrag` instead. The --data-dir is going to be decomissioned in v3.6."
+
 
 def alarm_list(context: Context) -> None:
     """`alarm list`."""
@@ -51,7 +53,10 @@ def defrag(context: Context) -> None:
     from pyetcd.proto import rpc_pb2 as rpc
 
     if context.flags.text("data-dir"):
-        raise context.fail(ERROR, "defrag --data-dir is not implemented, use etcdutl defrag")
+        from pyetcd.cli.utl.offline import defragment
+
+        context.warn(f"{_MOVED}\n")
+        return defragment(context, context.flags.text("data-dir"))
     settings = context.settings()
     client = context.dial(settings.endpoints, settings)
     failed = False
@@ -68,6 +73,7 @@ def defrag(context: Context) -> None:
             context.print(f"Finished defragmenting etcd member[{endpoint}]")
     if failed:
         raise Exit(ERROR)
+    return None
 
 
 def move_leader(context: Context) -> None:

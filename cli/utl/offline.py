@@ -4,28 +4,27 @@ Each takes the lock of the data directory for as long as it works, and is refuse
 another of these commands) has it. etcdutl waits for the member instead, without an end.
 """
 
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from pyetcd.cli.gotext import human_bytes
 from pyetcd.cli.printers.base import SnapshotHash
-from pyetcd.cli.terminal import BAD_ARGS, ERROR
+from pyetcd.cli.terminal import BAD_ARGS, ERROR, Terminal
 from pyetcd.cli.utl.logline import tell
 from pyetcd.cli.utl.run import Run
 from pyetcd.cli.utl.snapshot import display_of
 from pyetcd.proto.errors import EtcdError
 from pyetcd.server import offline, restore
 from pyetcd.store import db, snapfile
-from pyetcd.store.lockfile import NAME as LOCK
-from pyetcd.store.lockfile import LockFile
 from pyetcd.store.snapshot import SnapshotFailed
 
 
 def defrag(terminal: Run) -> None:
     """`defrag --data-dir`."""
-    data_dir = terminal.flags.text("data-dir")
+    defragment(terminal, terminal.flags.text("data-dir"))
+
+
+def defragment(terminal: Terminal, data_dir: str) -> None:
+    """For utl and for ctl."""
     began_s = time.monotonic()
     try:
         with offline.stopped_member(data_dir) as kv:
@@ -67,7 +66,7 @@ def hash_kv(terminal: Run) -> None:
         if snapfile.kind_of(path) is snapfile.Kind.BOLT:
             found = offline.hash_kv_of_etcd(path, revision)
         else:
-            with _locked_beside(path):
+            with offline.locked_beside(path):
                 found = snapfile.hash_kv(path, revision)
     except (SnapshotFailed, db.ForeignFile) as failure:
         raise terminal.fail(ERROR, str(failure)) from None
@@ -75,20 +74,6 @@ def hash_kv(terminal: Run) -> None:
         raise terminal.fail(ERROR, refusal.text.replace("etcdserver: ", "")) from None
     shown = SnapshotHash(found.hash, found.revision, found.compact_revision)
     display.show("snapshot_hash", shown)
-
-
-@contextmanager
-def _locked_beside(path: str) -> Iterator[None]:
-    """The lock of the data directory that the file belongs to, if it does."""
-    folder = os.path.dirname(os.path.abspath(path))
-    if not os.path.exists(os.path.join(folder, LOCK)):
-        yield
-        return
-    lock = LockFile.claim(folder)
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def backup(terminal: Run) -> None:

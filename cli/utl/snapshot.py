@@ -28,7 +28,8 @@ def show_status(terminal: Terminal, flags: FlagSet, args: list[str]) -> None:
     if len(args) != 1:
         raise terminal.fail(BAD_ARGS, "snapshot status requires exactly one argument")
     display = display_of(terminal, flags)
-    from pyetcd.store import snapfile
+    from pyetcd.server import offline
+    from pyetcd.store import db, snapfile
     from pyetcd.store.snapshot import SnapshotFailed
 
     path = args[0]
@@ -43,8 +44,9 @@ def show_status(terminal: Terminal, flags: FlagSet, args: list[str]) -> None:
             snapfile.check_trailer(path)
             found = boltfile.status(path)
         else:
-            found = snapfile.status(path)
-    except SnapshotFailed as failure:
+            with offline.locked_beside(path):
+                found = snapfile.status(path)
+    except (SnapshotFailed, db.ForeignFile) as failure:
         raise terminal.fail(ERROR, str(failure)) from None
     shown = SnapshotStatus(found.hash, found.revision, found.keys, found.size_bytes)
     display.show("snapshot_status", shown)

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -338,6 +338,7 @@ def test_offline_commands_refuse_a_running_member(folder: Path) -> None:
         for argv in (
             ["defrag", "--data-dir=out"],
             ["hashkv", "out/member/kv.db"],
+            ["snapshot", "status", "out/member/kv.db"],
             ["backup", "--data-dir=out", "--backup-dir=copy"],
         ):
             _, err, code = run(argv)
@@ -348,7 +349,22 @@ def test_offline_commands_refuse_a_running_member(folder: Path) -> None:
     assert not Path("copy").exists()
 
 
-def test_defrag_gives_pages_back(folder: Path) -> None:
+def test_what_a_killed_member_left_in_its_wal_file_counts(folder: Path) -> None:
+    assert restore(make_snapshot(folder))[2] == 0
+    backend = Backend.open("out/member/kv.db", create=False)
+    txn = Keyspace(backend).begin()
+    txn.put(b"late", b"1", lease=0)
+    txn.end()
+    backend.commit()
+    backend.close()
+    assert b", 7, -1" in run(["hashkv", "out/member/kv.db"])[0]
+    assert b", 7, " in run(["snapshot", "status", "out/member/kv.db"])[0]
+
+
+@pytest.mark.parametrize("program", [run, ctl])
+def test_defrag_gives_pages_back(
+    folder: Path, program: Callable[[list[str]], tuple[bytes, bytes, int]]
+) -> None:
     assert restore(make_snapshot(folder))[2] == 0
     backend = Backend.open("out/member/kv.db", create=False)
     backend.execute("CREATE TABLE ballast (x)")
@@ -358,9 +374,10 @@ def test_defrag_gives_pages_back(folder: Path) -> None:
     backend.empty_wal()
     backend.close()
     large = os.path.getsize("out/member/kv.db")
-    out, err, code = run(["defrag", "--data-dir=out"])
+    out, err, code = program(["defrag", "--data-dir=out"])
     assert (out, code) == (b"", 0)
     assert b"\tfinished defragmenting directory\t" in err
+    assert err.startswith(b"Use `etcdutl defrag` instead.") == (program is ctl)
     assert os.path.getsize("out/member/kv.db") < large - 900_000
 
 
