@@ -42,7 +42,8 @@ def test_other_data_is_found(machine: Any, wait_until: Any) -> None:
     first = "--experimental-initial-corrupt-check"
     nodes[2].argv.append(first)
     nodes[2].start().wait_healthy()
-    assert "initial corruption checking passed" in nodes[2].log
+    passed = "initial corruption checking passed"
+    wait_until(lambda: passed in nodes[2].log, "the line that says so")
     nodes[2].signal(15)
     nodes[2].wait()
     change(machine.folder / "m2")

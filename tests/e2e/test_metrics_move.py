@@ -176,7 +176,7 @@ def slow_node(machine: Any) -> Any:
     node.signal(15)
     node.wait()
     points = "beforeCommit=sleep(15)@4;walBeforeSync=sleep(60)@30;"
-    points += "snapshotBeforeCopy=sleep(200);defragBeforeSlice=sleep(20)"
+    points += "snapshotBeforeCopy=sleep(200);defragBeforeSlice=sleep(60)"
     node.environment["PYETCD_FAILPOINTS"] = points
     return node.start().wait_healthy()
 
@@ -249,12 +249,9 @@ def _upkeep(call: Caller, node: Any, wait_until: Any) -> None:
     """Twelve large values were written over each other: there is much to give back."""
     revision = int(total(scrape(node), D + "mvcc_current_revision"))
     call("KV/Compact", rpc.CompactionRequest(revision=revision, physical=True))
-    thread = threading.Thread(
-        target=lambda: list(call.channel.unary_stream("/etcdserverpb.Maintenance/Snapshot")(b""))
-    )
-    thread.start()
-    rises(node, wait_until, "etcd_mvcc_db_open_read_transactions")
-    thread.join()
+    snapshot = call.channel.unary_stream("/etcdserverpb.Maintenance/Snapshot")
+    with beside(lambda: list(snapshot(b""))):
+        rises(node, wait_until, "etcd_mvcc_db_open_read_transactions")
     thread = threading.Thread(
         target=lambda: call("Maintenance/Defragment", rpc.DefragmentRequest())
     )

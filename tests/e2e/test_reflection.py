@@ -213,11 +213,18 @@ def test_health_is_that_of_etcd(nodes: dict[str, Any], service: str) -> None:
     assert answers[0] == answers[1]
 
 
-def test_a_defragmentation_is_not_serving(nodes: dict[str, Any], channel: grpc.Channel) -> None:
+def test_a_defragmentation_is_not_serving(
+    nodes: dict[str, Any], channel: grpc.Channel, wait_until: Any
+) -> None:
     """With the flag; what a watch sees of it is in tests/server/test_health_api.py."""
     assert "NOT_SERVING" not in nodes["pyetcd"].log
     channel.unary_unary("/etcdserverpb.Maintenance/Defragment")(b"", timeout=10)
-    lines = [json.loads(line) for line in nodes["pyetcd"].log.splitlines() if line[0] == "{"]
-    told = [line["status"] for line in lines if line["msg"] == "grpc service status changed"]
-    assert told == ["NOT_SERVING", "SERVING"]
+
+    def told() -> list[str]:  # the log is written by a thread
+        whole = nodes["pyetcd"].log.rpartition("\n")[0]
+        lines = [json.loads(line) for line in whole.splitlines() if line[0] == "{"]
+        return [line["status"] for line in lines if line["msg"] == "grpc service status changed"]
+
+    wait_until(lambda: len(told()) == 2, "both lines")
+    assert told() == ["NOT_SERVING", "SERVING"]
     assert check(channel, "") == health_pb2.HealthCheckResponse.SERVING
