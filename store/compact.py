@@ -220,7 +220,7 @@ def _hash(connection: apsw.Connection, revision: int, current: int, compacted: i
         raise FutureRev
     if revision == 0:
         revision = current
-    upper = last_of(revision)
+    upper = last_of(max(revision, -1))  # before the first one there is nothing; etcd hashes that
     boundary = min(upper, last_of(compacted)) if compacted >= 0 else -1
     crc = extend(0, _BUCKET)
     try:

@@ -19,7 +19,7 @@ from typing import Final, Protocol
 
 from google.protobuf.message import DecodeError, Message
 
-from pyetcd.proto.decode import decode
+from pyetcd.proto.decode import decode_refused, parser_of
 from pyetcd.proto.errors import Code, RpcError
 from pyetcd.proto.services import Method
 from pyetcd.server.metrics_tables import GRPC_BUCKETS
@@ -106,7 +106,7 @@ class Route:
     def __init__(self, method: Method, request: type[Message], *, one_piece: bool) -> None:
         self.method = method
         self.request = request
-        self.parse: Callable[[bytes], Message] = request.FromString
+        self.parse: Callable[[bytes], Message] = parser_of(request)
         self.one_piece = one_piece
         self.counters = {NO_VERSION: Counters()}  # by the version that the client says it is
 
@@ -312,7 +312,11 @@ class Call(flow.Stream):
 
     def _parse(self, message: bytes) -> Message:
         try:
-            return decode(self._route.request, message)
+            return self._route.parse(message)
+        except DecodeError:
+            pass
+        try:
+            return decode_refused(self._route.request, message)
         except DecodeError as error:
             text = f"grpc: failed to unmarshal the received message {error}"
             raise RpcError(Code.INTERNAL, text) from None

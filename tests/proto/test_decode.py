@@ -4,7 +4,7 @@ import pytest
 from google.protobuf.message import DecodeError
 
 from pyetcd.proto import rpc_pb2 as rpc
-from pyetcd.proto.decode import TooDeep, decode
+from pyetcd.proto.decode import TooDeep, decode, decode_refused, parser_of
 from pyetcd.proto.raft_internal_pb2 import InternalRaftRequest
 
 
@@ -69,3 +69,38 @@ def test_an_error_inside_a_field_names_the_inner_message() -> None:
     with pytest.raises(DecodeError) as caught:
         decode(rpc.TxnRequest, field(1, b"\x00"))
     assert str(caught.value) == "proto: Compare: illegal tag 0 (wire type 0)"
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "text"),
+    (
+        (rpc.PutRequest, b"\x08\x01", "proto: wrong wireType = 0 for field Key"),
+        (rpc.PutRequest, b"\x1a\x01a", "proto: wrong wireType = 2 for field Lease"),
+        (
+            rpc.TxnRequest,
+            field(2, field(1, b"\x08\x01")),
+            "proto: wrong wireType = 0 for field Key",
+        ),
+        (rpc.StatusRequest, b"\x00\x01", "proto: StatusRequest: illegal tag 0 (wire type 0)"),
+        (rpc.StatusRequest, b"\x0b", "unexpected EOF"),
+    ),
+)
+def test_a_known_field_of_the_wrong_wire_type_is_refused(kind, data: bytes, text: str) -> None:
+    with pytest.raises(DecodeError):
+        parser_of(kind)(data)
+    with pytest.raises(DecodeError) as caught:
+        decode_refused(kind, data)
+    assert str(caught.value) == text
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    (
+        (rpc.PutRequest, b"\x0a\x01a\xf8\x07\x01"),
+        (rpc.TxnRequest, field(2, field(1, b"\x0a\x01a\xf8\x07\x01"))),
+        (rpc.WatchCreateRequest, b"\x0a\x01a\x2a\x02\x00\x01\xf8\x07\x01"),  # packed filters
+        (rpc.PutRequest, b"\xfb\x07\x08\x01\xfc\x07"),  # a whole unknown group
+    ),
+)
+def test_unknown_fields_are_taken(kind, data: bytes) -> None:
+    assert parser_of(kind)(data) == decode(kind, data)
