@@ -10,6 +10,7 @@ from pyetcd.server.api.cluster import ClusterApi
 from pyetcd.server.api.lease import BODY_BYTES_MAX, INTERNAL_PATH, RENEW_PATH, LeaseApi
 from pyetcd.server.facts import Facts
 from pyetcd.server.http.ops import version_body
+from pyetcd.server.peer.handshake import CLUSTER_ID_MISMATCH
 from pyetcd.server.peer.inbound import PREFIX, PeerRequests
 from pyetcd.server.peer.transport import PeerTransport
 from pyetcd.server.promotion import ID_NOT_FOUND, NOT_LEARNER
@@ -71,7 +72,11 @@ class PeerPort:
             responder.send(200, {"Content-Type": "text/plain", **self._cluster_header}, enabled)
 
     def _hash_kv(self, request: HttpRequest, responder: HttpResponder) -> None:
-        """What a leader that looks for corruption asks every member (etcd corrupt.go)."""
+        """What a leader that looks for corruption asks every member (etcd corrupt.go). A URL may
+        have come to be another cluster's: its hash would be a false alarm (etcd#15548)."""
+        cluster_id = request.headers.get("x-etcd-cluster-id", "")
+        if cluster_id not in ("", self._cluster_header["X-Etcd-Cluster-ID"]):
+            return responder.send(412, _TEXT, f"{CLUSTER_ID_MISMATCH}\n".encode())
         revision = _revision_in(request.body)
         if revision is None:
             return responder.send(400, _TEXT, b"error unmarshalling request\n")
