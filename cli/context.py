@@ -118,6 +118,25 @@ class Context(Terminal):
             raise self.fail(BAD_CONNECTION, failure.text) from None
         return client
 
+    def run_command(self, command: list[str], env: Mapping[bytes, bytes]) -> int:
+        """Runs a program to its end on our stdout and stderr; raises OSError. Its exit code, or
+        below zero the signal that ended it."""
+        import subprocess
+
+        try:
+            streams = (self._streams.stdout.fileno(), self._streams.stderr.fileno())
+        except OSError:  # no files: a run in process
+            done = subprocess.run(
+                command, env=env, stdin=subprocess.DEVNULL, capture_output=True, check=False
+            )
+            self.write(done.stdout)
+            self._streams.stderr.write(done.stderr)
+            return done.returncode
+        out, err = streams
+        return subprocess.run(
+            command, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=err, check=False
+        ).returncode
+
     def close(self) -> None:
         """Closes what the command opened."""
         for client in self._clients:

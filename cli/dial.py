@@ -57,7 +57,7 @@ def read_settings(terminal: Terminal, flags: FlagSet) -> Settings:
     if user and not password:
         user, colon, password = user.partition(":")
         if not colon:
-            password = _ask_password(terminal)
+            password = ask_password(terminal)
     return Settings(
         [endpoint.strip() for endpoint in flags.texts("endpoints")],
         flags.integer("dial-timeout") / 1e9,
@@ -73,8 +73,9 @@ def read_settings(terminal: Terminal, flags: FlagSet) -> Settings:
     )
 
 
-def _ask_password(terminal: Terminal) -> str:
-    terminal.write(b"Password: ")
+def ask_password(terminal: Terminal, prompt: str = "Password: ") -> str:
+    """Without an echo from a terminal, else a line of stdin."""
+    terminal.write(prompt.encode())
     terminal.flush()
     if terminal.stdin.isatty():
         import getpass

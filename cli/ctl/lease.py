@@ -89,7 +89,7 @@ def keep_alive(context: Context) -> None:
     once = context.flags.boolean("once")
     while True:
         try:
-            for answer in _renewals(client, lease_id, once=once):
+            for answer in renewals(client, lease_id, once=once):
                 if answer.TTL <= 0:
                     break
                 display.show("keep_alive", answer)
@@ -109,7 +109,7 @@ def keep_alive(context: Context) -> None:
         context.print(f"lease {lease_id:016x} expired or revoked.")
 
 
-def _renewals(client: Client, lease_id: int, *, once: bool) -> Iterator[rpc.LeaseKeepAliveResponse]:
+def renewals(client: Client, lease_id: int, *, once: bool) -> Iterator[rpc.LeaseKeepAliveResponse]:
     """Answers of one stream; the next request leaves a third of the TTL after an answer."""
     waits: queue.SimpleQueue[float | str] = queue.SimpleQueue()  # at most one wait is in it
 

@@ -192,7 +192,7 @@ _CHECK = Command(
 _MIRROR = Command(
     "make-mirror [options] <destination>",
     "Makes a mirror at the destination etcd cluster",
-    LATER,
+    "pyetcd.cli.ctl.mirror:make_mirror",
     (
         text("prefix", "Key-value prefix to mirror"),
         text(
@@ -232,13 +232,13 @@ MORE = (
     Command(
         "lock <lockname> [exec-command arg1 arg2 ...]",
         "Acquires a named lock",
-        LATER,
+        "pyetcd.cli.ctl.lock:lock",
         (integer("ttl", "timeout for session", 10),),
     ),
     Command(
         "elect <election-name> [proposal]",
         "Observes and participates in leader election",
-        LATER,
+        "pyetcd.cli.ctl.lock:elect",
         (boolean("listen", "observation mode", short="l"),),
     ),
     _AUTH,
