@@ -24,6 +24,7 @@ from pyetcd.proto.raft_internal_pb2 import InternalRaftRequest
 from pyetcd.proto.rpc_pb2 import (
     AlarmMember,
     AlarmRequest,
+    AlarmType,
     DefragmentRequest,
     DefragmentResponse,
     DowngradeRequest,
@@ -123,6 +124,12 @@ class MaintenanceApi:
         self._member.hash(answer_to(call, self._headers))
 
     def alarm(self, call: UnaryCall, request: AlarmRequest) -> None:
+        """What is unknown would end every member of etcd 3.5.1 that applies it."""
+        if request.action not in AlarmRequest.AlarmAction.values():
+            raise RpcError(Code.INVALID_ARGUMENT, "etcdserver: invalid alarm action")
+        is_raised = request.action == AlarmRequest.ACTIVATE
+        if is_raised and request.alarm not in (AlarmType.NOSPACE, AlarmType.CORRUPT):
+            raise RpcError(Code.INVALID_ARGUMENT, "etcdserver: invalid alarm type")
         self._proposer.propose(InternalRaftRequest(alarm=request), answer_to(call, self._headers))
 
     def move_leader(self, call: UnaryCall, request: MoveLeaderRequest) -> None:

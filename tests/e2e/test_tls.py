@@ -2,155 +2,23 @@
 that only talk to peers with a certificate of theirs; what is refused, and by whom.
 """
 
-import datetime
-import ipaddress
 import json
 import os
-import socket
 import ssl
-import time
 import urllib.request
-from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
-USAGES = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-NOW = datetime.datetime.now(datetime.UTC)
 
 
-class Authority:
-    """Signs certificates; each is a pair of files."""
-
-    def __init__(self, folder: Path, name: str = "ca") -> None:
-        self.folder = folder
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        certificate = (
-            self._builder(self._name, self._key.public_key())
-            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-            .sign(self._key, hashes.SHA256())
-        )
-        self.path = str(folder / f"{name}.pem")
-        Path(self.path).write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-
-    def _builder(self, subject: x509.Name, key: Any) -> x509.CertificateBuilder:
-        return (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(self._name)
-            .public_key(key)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(NOW - datetime.timedelta(hours=1))
-            .not_valid_after(NOW + datetime.timedelta(days=2))
-        )
-
-    def issue(self, name: str, *, hosts: tuple[str, ...] = ("127.0.0.1",)) -> "Pair":
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        builder = self._builder(subject, key.public_key())
-        builder = builder.add_extension(x509.ExtendedKeyUsage(USAGES), critical=False)
-        if hosts:
-            names = [x509.IPAddress(ipaddress.ip_address(h)) if h[0].isdigit() else x509.DNSName(h)
-                     for h in hosts]  # fmt: skip
-            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-        certificate = builder.sign(self._key, hashes.SHA256())
-        pair = Pair(str(self.folder / f"{name}.pem"), str(self.folder / f"{name}.key"), certificate)
-        pair.write(certificate.public_bytes(serialization.Encoding.PEM), key)
-        return pair
-
-    def revoke(self, *pairs: "Pair") -> str:
-        builder = (
-            x509.CertificateRevocationListBuilder()
-            .issuer_name(self._name)
-            .last_update(NOW)
-            .next_update(NOW + datetime.timedelta(days=1))
-        )
-        for pair in pairs:
-            revoked = (
-                x509.RevokedCertificateBuilder()
-                .serial_number(pair.certificate.serial_number)
-                .revocation_date(NOW)
-                .build()
-            )
-            builder = builder.add_revoked_certificate(revoked)
-        path = self.folder / "crl.pem"
-        signed = builder.sign(self._key, hashes.SHA256())
-        path.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
-        return str(path)
-
-
-class Pair:
-    def __init__(self, cert: str, key: str, certificate: x509.Certificate) -> None:
-        self.cert, self.key, self.certificate = cert, key, certificate
-
-    def write(self, cert_pem: bytes, key: Any) -> None:
-        Path(self.cert).write_bytes(cert_pem)
-        key_pem = key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        Path(self.key).write_bytes(key_pem)
-
-
-@pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    return Authority(tmp_path)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Node:
-    """A pyetcd member with TLS where it is asked for; healthy once etcdctl can put."""
-
-    def __init__(self, machine: Any, name: str, *flags: str, client: str = "https",
-                 peer: str = "http", ports: tuple[int, int] | None = None,
-                 cluster: str = "") -> None:  # fmt: skip
-        self.machine = machine
-        self.client_port, self.peer_port = ports or (free_port(), free_port())
-        self.endpoint = f"{client}://127.0.0.1:{self.client_port}"
-        peer_url = f"{peer}://127.0.0.1:{self.peer_port}"
-        argv = [
-            machine.pyetcd,
-            "server",
-            f"--name={name}",
-            f"--data-dir={machine.folder / name}",
-            f"--listen-client-urls={self.endpoint}",
-            f"--advertise-client-urls={self.endpoint}",
-            f"--listen-peer-urls={peer_url}",
-            f"--initial-advertise-peer-urls={peer_url}",
-            f"--initial-cluster={cluster or f'{name}={peer_url}'}",
-            *flags,
-        ]
-        self.process = machine.process(argv, name=name, client_port=self.client_port).start()
-
-    def ctl(self, *args: str, check: bool = True) -> Any:
-        return self.machine.run(
-            self.machine.etcdctl, f"--endpoints={self.endpoint}", *args, check=check
-        )
-
-    def wait(self, *tls: str) -> "Node":
-        deadline_s = time.monotonic() + 30
-        while self.ctl(*tls, "--dial-timeout=1s", "put", "k", "v", check=False).returncode:
-            assert not self.process.has_ended() and time.monotonic() < deadline_s, self.process.log
-            time.sleep(0.1)
-        return self
-
-
-def test_server_tls_for_etcdctl_our_ctl_and_http(machine: Any, authority: Authority) -> None:
+def test_server_tls_for_etcdctl_our_ctl_and_http(
+    machine: Any, authority: Any, node_type: Any
+) -> None:
     pair = authority.issue("server")
     # A list of host names is for requests without TLS only.
     flags = (f"--cert-file={pair.cert}", f"--key-file={pair.key}", "--host-whitelist=elsewhere")
-    node = Node(machine, "a", *flags)
+    node = node_type(machine, "a", *flags)
     trusted = f"--cacert={authority.path}"
     node.wait(trusted)
     assert node.ctl(trusted, "get", "k").stdout == "k\nv\n"
@@ -169,10 +37,10 @@ def test_server_tls_for_etcdctl_our_ctl_and_http(machine: Any, authority: Author
 
 
 def test_a_certificate_is_renewed_without_a_restart(
-    machine: Any, authority: Authority, wait_until: Any
+    machine: Any, authority: Any, wait_until: Any, node_type: Any
 ) -> None:
     pair = authority.issue("server")
-    node = Node(machine, "a", f"--cert-file={pair.cert}", f"--key-file={pair.key}")
+    node = node_type(machine, "a", f"--cert-file={pair.cert}", f"--key-file={pair.key}")
     node.wait(f"--cacert={authority.path}")
     renewed = authority.issue("server").certificate
 
@@ -183,11 +51,13 @@ def test_a_certificate_is_renewed_without_a_restart(
     wait_until(lambda: shown() == renewed.serial_number, "the new certificate")
 
 
-def test_mutual_tls_names_and_revocation(machine: Any, authority: Authority) -> None:
+def test_mutual_tls_names_and_revocation(
+    machine: Any, authority: Any, node_type: Any, authority_type: Any
+) -> None:
     server, good, bad = (authority.issue(name) for name in ("server", "good", "bad"))
     (machine.folder / "other").mkdir()
-    stranger = Authority(machine.folder / "other", "other").issue("stranger")
-    node = Node(
+    stranger = authority_type(machine.folder / "other", "other").issue("stranger")
+    node = node_type(
         machine,
         "a",
         f"--cert-file={server.cert}",
@@ -198,7 +68,7 @@ def test_mutual_tls_names_and_revocation(machine: Any, authority: Authority) -> 
     )
     trusted = f"--cacert={authority.path}"
 
-    def files(pair: Pair) -> tuple[str, ...]:
+    def files(pair: Any) -> tuple[str, ...]:
         return trusted, f"--cert={pair.cert}", f"--key={pair.key}"
 
     node.wait(*files(good))
@@ -212,8 +82,8 @@ def test_mutual_tls_names_and_revocation(machine: Any, authority: Authority) -> 
     assert node.ctl(*files(good), "get", "k").stdout == "k\nv\n"
 
 
-def test_generated_certificates(machine: Any) -> None:
-    node = Node(machine, "a", "--auto-tls", "--peer-auto-tls", peer="https")
+def test_generated_certificates(machine: Any, node_type: Any) -> None:
+    node = node_type(machine, "a", "--auto-tls", "--peer-auto-tls", peer="https")
     unverified = ("--insecure-skip-tls-verify", "--insecure-transport=false")
     node.wait(*unverified)
     folder = machine.folder / "a" / "fixtures"
@@ -226,12 +96,15 @@ def test_generated_certificates(machine: Any) -> None:
     assert (folder / "client" / "cert.pem").read_bytes() == made
 
 
-def test_three_nodes_with_peer_tls(machine: Any, authority: Authority) -> None:
+def test_three_nodes_with_peer_tls(
+    machine: Any, free_ports: Any, authority: Any, node_type: Any, authority_type: Any
+) -> None:
     pairs = [authority.issue(f"m{i}") for i in range(3)]
-    ports = [(free_port(), free_port()) for _ in range(3)]
+    free = free_ports(6)
+    ports = list(zip(free[:3], free[3:], strict=True))
     cluster = ",".join(f"m{i}=https://127.0.0.1:{peer}" for i, (_, peer) in enumerate(ports))
     nodes = [
-        Node(
+        node_type(
             machine,
             f"m{i}",
             f"--peer-cert-file={pair.cert}",
@@ -250,7 +123,7 @@ def test_three_nodes_with_peer_tls(machine: Any, authority: Authority) -> None:
     assert nodes[2].ctl("get", "k").stdout == "k\nv\n"
     # Who has no certificate, or one of somebody else, is not let in.
     (machine.folder / "other").mkdir()
-    stranger = Authority(machine.folder / "other", "other").issue("stranger")
+    stranger = authority_type(machine.folder / "other", "other").issue("stranger")
     for pair in (None, stranger):
         context = ssl.create_default_context(cafile=authority.path)
         if pair is not None:
@@ -277,7 +150,8 @@ def test_three_nodes_with_peer_tls(machine: Any, authority: Authority) -> None:
     ("flags", "said"),
     [
         (("--cert-file=none.pem", "--key-file=none.key"), "open none.pem: no such file"),
-        (("--cert-file={cert}", "--key-file={other}"), "tls: private key does not match public key"),
+        (("--cert-file={cert}", "--key-file={other}"),
+         "tls: private key does not match public key"),
         (("--cert-file={cert}", "--key-file={key}", "--trusted-ca-file={key}"),
          "no certificate of an authority in it"),
         (("--cert-file={cert}", "--key-file={key}", "--cipher-suites=NONE"),
@@ -290,21 +164,21 @@ def test_three_nodes_with_peer_tls(machine: Any, authority: Authority) -> None:
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_said_in_one_line(
-    machine: Any, authority: Authority, flags: tuple[str, ...], said: str
+    machine: Any, authority: Any, flags: tuple[str, ...], said: str, node_type: Any
 ) -> None:
     pair, other = authority.issue("server"), authority.issue("other")
     names = {"cert": pair.cert, "key": pair.key, "other": other.key}
-    node = Node(machine, "a", *(flag.format(**names) for flag in flags))
+    node = node_type(machine, "a", *(flag.format(**names) for flag in flags))
     assert node.process.wait() == 1
     last = node.process.log.strip().splitlines()[-1]
     assert said in last and "Traceback" not in node.process.log
     assert not (machine.folder / "a" / "member").exists()
 
 
-def test_the_certificate_names_the_user(machine: Any, authority: Authority) -> None:
+def test_the_certificate_names_the_user(machine: Any, authority: Any, node_type: Any) -> None:
     """Item 51: the CN is the user when there is no token; a password goes before it."""
     server = authority.issue("server")
-    node = Node(
+    node = node_type(
         machine,
         "cn",
         f"--cert-file={server.cert}",
