@@ -41,6 +41,8 @@ QUOTA_BYTES_SOUND = 8 * 1024**3
 REQUEST_BYTES_SOUND = 10 * 1024**2
 PEER_TIMEOUT_S_MIN = 5.0
 LEASE_CHECKPOINT_INTERVAL_S = 300.0  # etcd: defaultLeaseCheckpointInterval
+# Members that are never compacted are compared, too. Every member reads all it has for that.
+CORRUPT_CHECK_S = 3600.0
 
 
 class EarlyExit(Exception):
@@ -124,6 +126,20 @@ class Config(Options):
         if off and not self.experimental_compact_hash_check_enabled:
             return 0.0
         return self.experimental_compact_hash_check_time_s
+
+    @property
+    def is_checked_at_start(self) -> bool:
+        """Whether a member compares its data before it serves; it does unless that was turned
+        off."""
+        off = "experimental-initial-corrupt-check" in self.given
+        return not off or self.experimental_initial_corrupt_check
+
+    @property
+    def corrupt_check_s(self) -> float:
+        """0 for never; now and then unless an interval, or 0, was given."""
+        if "experimental-corrupt-check-time" in self.given:
+            return self.experimental_corrupt_check_time_s
+        return CORRUPT_CHECK_S
 
     @property
     def lease_checkpoint_interval_s(self) -> float:

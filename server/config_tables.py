@@ -407,12 +407,12 @@ class Options:
     # ---- experimental ----
     experimental_initial_corrupt_check: bool = _experimental.boolean(
         "experimental-initial-corrupt-check",
-        "Compare hashes with peers before serving, and do not start with other data.",
+        "Before serving, compare hashes with peers: not started with other data; on unless false.",
     )
     experimental_corrupt_check_time_s: float = _experimental.duration(
         "experimental-corrupt-check-time",
         0.0,
-        "Time between two comparisons of hashes; 0 never.",
+        "Time between two comparisons of hashes; 0 never, an hour unless given.",
     )
     experimental_compact_hash_check_enabled: bool = _experimental.boolean(
         "experimental-compact-hash-check-enabled",

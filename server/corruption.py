@@ -1,9 +1,11 @@
 """Whether the members still have the same data: their hashes compared, CORRUPT raised when not.
 
 Strategy. Three looks, as etcd's (etcdserver/corrupt.go); all hashes are HashKV, made in threads.
-- `initial`: a member that starts compares its own with what its peers answer at its revision, and
-  does not start with other data (--experimental-initial-corrupt-check).
-- every --experimental-corrupt-check-time the leader hashes the newest revision.
+- `initial`: a member that starts again compares its own with what its peers answer at its revision,
+  and does not start with other data (--experimental-initial-corrupt-check). A new one has none.
+  With most members on its side it starts: one bad member must not keep the good ones away.
+- every --experimental-corrupt-check-time the leader hashes the newest revision, unless all members
+  agreed on it the last time: an idle cluster pays nothing.
 - after a compaction the leader hashes the compact revision, which is equally old everywhere
   (--experimental-compact-hash-check-enabled), until all members have agreed on it; less and less
   often while one of them cannot say, as an etcd before 3.5.10 or who is down.
@@ -72,22 +74,26 @@ class CorruptionWatch:
         store: Store,
         proposer: Proposer,
         is_leader: Callable[[], bool],
+        newest: Callable[[], int],
         compacted: Callable[[], int],
         members: Callable[[], int],
+        is_alarmed: Callable[[], bool],
         ask_peers: AskPeers,
         loop: asyncio.AbstractEventLoop,
         monotonic_s: Callable[[], float],
         every_s: float,
         compact_every_s: float,
     ) -> None:
-        """0 seconds are never. `compacted`: the compact revision whose rows are gone; `members`:
-        how many there are."""
+        """0 seconds are never. `newest`: the current revision; `compacted`: the compact one, whose
+        rows are gone; `members`: how many there are; `is_alarmed`: whether CORRUPT is set."""
         self._member_id = member_id
         self._store = store
         self._proposer = proposer
         self._is_leader = is_leader
+        self._newest = newest
         self._compacted = compacted
         self._members = members
+        self._is_alarmed = is_alarmed
         self._ask_peers = ask_peers
         self._loop = loop
         self._monotonic_s = monotonic_s
@@ -97,6 +103,7 @@ class CorruptionWatch:
         self._newest_at_s = now_s + every_s
         self._compact_at_s = now_s + compact_every_s
         self._checked_revision = 0
+        self._checked_newest = (0, 0)  # the newest and the compact revision of an agreement
         self._tried_revision = self._tries = 0
         self._looking: asyncio.Task[None] | None = None
         self._log = get("corruption")
@@ -111,6 +118,8 @@ class CorruptionWatch:
             self._compact_at_s = min(self._compact_at_s, now_s + self._compact_every_s)
         if self._every_s and now_s >= self._newest_at_s:
             self._newest_at_s = now_s + self._every_s
+            if (self._newest(), revision) == self._checked_newest:
+                return
             self._look(self._compare_newest())
         elif self._compact_every_s and now_s >= self._compact_at_s:
             self._compact_at_s = now_s + self._compact_every_s * 2**self._tries
@@ -124,14 +133,29 @@ class CorruptionWatch:
 
     async def initial(self) -> str:
         """Why this member must not start; empty when nothing speaks against it."""
-        mine = await self._own_hash(0)
+        if self._members() <= 1:
+            return ""
+        id_text = f"{self._member_id:x}"
+        self._log.info("starting initial corruption check", local_member_id=id_text)
+        try:
+            mine = await self._own_hash(0)
+        except EtcdError as error:
+            return f"{id_text} failed to fetch hash ({error.text})"
         peers = await self._ask_peers(mine.revision)
         others = _differing(mine, peers)
         for id in others:
             self._tell("found different hash values from remote peer", mine, id, peers[id])
+        blamed = _to_blame(self._member_id, mine, peers, self._members()) if others else []
+        if 0 in blamed or self._member_id in blamed:
+            return f"{id_text} found data inconsistency with peers"
         if others:
-            return f"{self._member_id:x} found data inconsistency with peers"
-        self._log.info("initial corruption checking passed; no corruption", peers=len(peers))
+            self._log.warn("most members have this data; starting", local_member_id=id_text)
+            return ""
+        self._log.info(
+            "initial corruption checking passed; no corruption",
+            local_member_id=id_text,
+            number_of_peers_checked=len(_comparable(mine, peers)),
+        )
         return ""
 
     def _look(self, work: "asyncio._CoroutineLike[None]") -> None:
@@ -150,7 +174,9 @@ class CorruptionWatch:
     async def _compare_newest(self) -> None:
         mine = await self._own_hash(0)
         peers = await self._ask_peers(mine.revision)
-        self._judge(mine, peers)
+        alarmed = self._judge(mine, peers)
+        if not alarmed and len(_comparable(mine, peers)) + 1 >= self._members():
+            self._checked_newest = (mine.revision, mine.compact_revision)
         self._log.info("finished peer corruption check", number_of_peers_checked=len(peers))
 
     async def _compare_compacted(self) -> None:
@@ -161,7 +187,7 @@ class CorruptionWatch:
         peers = await self._ask_peers(revision)
         if self._judge(mine, peers):
             return
-        checked = [peer for peer in peers.values() if peer.compact_revision == revision]
+        checked = _comparable(mine, peers)
         if len(checked) + 1 >= self._members():
             self._checked_revision = revision
             self._log.info(
@@ -177,7 +203,10 @@ class CorruptionWatch:
             return False
         for id in others:
             self._tell("same compact revision then hashes must match", mine, id, peers[id])
-        for id in _to_blame(self._member_id, mine, peers, self._members()):
+        blamed = _to_blame(self._member_id, mine, peers, self._members())
+        if blamed == [0] and self._is_alarmed():
+            return True  # an alarm that names nobody adds nothing to one that may
+        for id in blamed:
             request = InternalRaftRequest()
             request.alarm.action = AlarmRequest.ACTIVATE
             request.alarm.alarm = CORRUPT
@@ -214,21 +243,18 @@ class CorruptionWatch:
         return await answered
 
 
+def _comparable(mine: Found, peers: dict[int, Found]) -> dict[int, Found]:
+    return {id: e for id, e in peers.items() if e.compact_revision == mine.compact_revision}
+
+
 def _differing(mine: Found, peers: dict[int, Found]) -> list[int]:
-    return sorted(
-        id
-        for id, theirs in peers.items()
-        if theirs.compact_revision == mine.compact_revision and theirs.hash != mine.hash
-    )
+    return sorted(id for id, e in _comparable(mine, peers).items() if e.hash != mine.hash)
 
 
 def _to_blame(member_id: int, mine: Found, peers: dict[int, Found], members: int) -> list[int]:
     """Who does not have what most members have; 0 when that cannot be said."""
-    comparable = {
-        id: found.hash
-        for id, found in {member_id: mine, **peers}.items()
-        if found.compact_revision == mine.compact_revision
-    }
+    everyone = _comparable(mine, {member_id: mine, **peers})
+    comparable = {id: found.hash for id, found in everyone.items()}
     hash, count = Counter(comparable.values()).most_common(1)[0]
     if count <= members // 2:
         return [0]

@@ -261,6 +261,7 @@ class Member:
         self.serving = Serving(config, sockets, core=core, tls=tls, metrics=metrics, bug=self.bug)
         feed(metrics, core, client_listener=self.serving.client_listener)
         self._known_peers = plan.peers if plan is not None else []
+        self._is_new = plan is not None
         self._publishing: asyncio.Task[None] | None = None
         self._starting: asyncio.Task[None] | None = None
         self._rejoining: asyncio.Task[None] | None = None
@@ -283,7 +284,7 @@ class Member:
         await self.core.transport.start()
         self.core.meet(self._known_peers)
         await self.serving.start_first()
-        if self.config.experimental_initial_corrupt_check and rejoined is None:
+        if self.config.is_checked_at_start and rejoined is None and not self._is_new:
             reason = await self.corruption.initial()
             if reason:
                 remedy = "remove this member, empty its data directory and add it again"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from pyetcd.proto.rpc_pb2 import CORRUPT
 from pyetcd.server import logs
 from pyetcd.server.clock import Clock, system_rng
 from pyetcd.server.config import Config
@@ -98,11 +99,13 @@ def corruption_watch(config: Config, core: Core, clock: Clock) -> CorruptionWatc
         store=core.machine,
         proposer=core.proposer,
         is_leader=lambda: core.node.is_leader,
+        newest=lambda: core.machine.keyspace.revision,
         compacted=lambda: core.machine.keyspace.compact_revision,
         members=lambda: len(members),
+        is_alarmed=lambda: bool(core.machine.alarms.get(CORRUPT)),
         ask_peers=ask_over(core.transport.client, peers, core.cluster_id, config.request_timeout_s),
         loop=core.loop,
         monotonic_s=clock.monotonic_s,
-        every_s=config.experimental_corrupt_check_time_s,
+        every_s=config.corrupt_check_s,
         compact_every_s=config.compact_hash_check_s,
     )

@@ -33,14 +33,15 @@ def test_other_data_is_found(machine: Any, wait_until: Any) -> None:
         answer = machine.run(*ctl, "alarm", "list", "-w", "json").stdout
         return [one["memberID"] for one in json.loads(answer).get("alarms", [])]
 
+    def put() -> Any:
+        return machine.run(*ctl, "put", "k", "v", check=False)
+
     machine.run(*ctl, "compact", "3")
     said = "finished compaction hash check"
     wait_until(lambda: any(said in node.log for node in nodes), "a look at equal data")
     assert alarms() == []
     nodes[2].signal(15)
     nodes[2].wait()
-    first = "--experimental-initial-corrupt-check"
-    nodes[2].argv.append(first)
     nodes[2].start().wait_healthy()
     passed = "initial corruption checking passed"
     wait_until(lambda: passed in nodes[2].log, "the line that says so")
@@ -50,9 +51,17 @@ def test_other_data_is_found(machine: Any, wait_until: Any) -> None:
     assert nodes[2].start().wait() == 1
     last = nodes[2].log.splitlines()[-1]
     assert "found data inconsistency with peers; remove this member, empty its data" in last
-    nodes[2].argv.remove(first)
+    nodes[2].argv.append("--experimental-initial-corrupt-check=false")
     nodes[2].start().wait_healthy()
     machine.run(*ctl, "compact", "4")
     wait_until(lambda: alarms() != [], "the alarm")
     members = json.loads(machine.run(*ctl, "member", "list", "-w", "json").stdout)["members"]
     assert alarms() == [one["ID"] for one in members if one["name"] == "m2"]
+    assert "corrupt cluster" in put().stderr
+    assert "third" in machine.run(*ctl, "get", "third").stdout
+    nodes[0].signal(15)
+    nodes[0].wait()
+    nodes[0].start()  # replays the alarm, and has the data of the majority
+    wait_until(lambda: "most members have this data" in nodes[0].log, "a second start")
+    wait_until(lambda: "corrupt cluster" in put().stderr, "the alarm after the start")
+    assert len(alarms()) == 1

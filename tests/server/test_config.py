@@ -354,6 +354,8 @@ def test_effects_are_true() -> None:
         "backend_batch_limit": "batch_limit",
         "max_concurrent_streams": "streams_max",
         "wal_dir": "log_dir",
+        "experimental_initial_corrupt_check": "is_checked_at_start",
+        "experimental_corrupt_check_time_s": "corrupt_check_s",
         "experimental_compact_hash_check_enabled": "compact_hash_check_s",
         "experimental_compact_hash_check_time_s": "compact_hash_check_s",
         "listen_client_http_urls": "client_urls",

@@ -20,10 +20,12 @@ class World:
     def __init__(self, *, every_s: float = 0.0, compact_every_s: float = 0.0) -> None:
         self.now_s = 0.0
         self.is_leader = True
+        self.newest = 9
         self.compacted = 5
         self.mine: Found | EtcdError = Found(1, 5, 9)
         self.peers: dict[int, Found] = {}
         self.members = 3
+        self.is_alarmed = False
         self.hashed: list[int] = []
         self.asked: list[int] = []
         self.blamed: list[int] = []
@@ -32,8 +34,10 @@ class World:
             store=cast(Any, self),
             proposer=cast(Any, self),
             is_leader=lambda: self.is_leader,
+            newest=lambda: self.newest,
             compacted=lambda: self.compacted,
             members=lambda: self.members,
+            is_alarmed=lambda: self.is_alarmed,
             ask_peers=self.ask,
             loop=asyncio.get_running_loop(),
             monotonic_s=lambda: self.now_s,
@@ -118,6 +122,22 @@ def test_who_is_blamed(peers: dict[int, Found], blamed: list[int]) -> None:
     run(test)
 
 
+def test_who_is_named_stays_so() -> None:
+    """Later one of the others is down: the alarm that is set is not followed by one of nobody."""
+
+    async def test() -> None:
+        world = World(every_s=1)
+        world.is_alarmed = True
+        world.peers = {0xB: Found(2, 5, 9)}
+        await world.later(1)
+        assert world.blamed == []
+        world.peers[0xC] = Found(1, 5, 9)
+        await world.later(1)
+        assert world.blamed == [0xB]
+
+    run(test)
+
+
 def test_a_compaction_is_looked_at_until_all_have_agreed() -> None:
     async def test() -> None:
         world = World(compact_every_s=1)
@@ -158,15 +178,61 @@ def test_a_hash_that_cannot_be_had() -> None:
     run(test)
 
 
+def test_an_idle_cluster_is_not_hashed_again() -> None:
+    async def test() -> None:
+        world = World(every_s=1)
+        world.peers = {0xB: Found(1, 5, 9)}
+        await world.later(1)
+        await world.later(1)  # one member did not answer: not yet agreed
+        assert world.hashed == [0, 0]
+        world.peers[0xC] = Found(1, 5, 9)
+        for _ in range(3):
+            await world.later(1)
+        assert world.hashed == [0, 0, 0]
+        world.newest = 10
+        await world.later(1)
+        assert world.hashed == [0, 0, 0, 0]
+        world.newest = 9
+        world.compacted = 7
+        await world.later(1)
+        assert len(world.hashed) == 5
+        world.compacted = 5
+        world.newest = 11
+        world.mine = Found(1, 5, 11)
+        world.peers[0xC] = Found(2, 5, 11)
+        await world.later(1)
+        await world.later(1)  # other data is no agreement
+        assert len(world.hashed) == 7 and world.blamed
+
+    run(test)
+
+
+def test_before_a_start_alone() -> None:
+    async def test() -> None:
+        world = World()
+        world.members = 1
+        assert await world.watch.initial() == "" and not world.hashed
+
+    run(test)
+
+
 def test_before_a_start() -> None:
     async def test() -> None:
         world = World()
+        world.mine = Compacted()
+        failed = "a failed to fetch hash (etcdserver: mvcc: required revision has been compacted)"
+        assert await world.watch.initial() == failed
+        world.mine = Found(1, 5, 9)
         assert await world.watch.initial() == ""
         world.peers = {0xB: Found(2, 4, 9), 0xC: Found(1, 5, 20)}
         assert await world.watch.initial() == ""
         world.peers = {0xB: Found(2, 5, 9)}
         assert await world.watch.initial() == "a found data inconsistency with peers"
-        assert world.asked == [9, 9, 9] and not world.blamed
+        world.peers[0xC] = Found(1, 5, 9)  # as most: the other one is to blame
+        assert await world.watch.initial() == ""
+        world.peers[0xC] = Found(2, 5, 9)
+        assert await world.watch.initial() == "a found data inconsistency with peers"
+        assert world.asked == [9] * 5 and not world.blamed
 
     run(test)
 
@@ -199,6 +265,11 @@ def test_what_is_no_answer(body: bytes) -> None:
 
 
 def test_options() -> None:
+    defaults, off = load([], {}), "--experimental-initial-corrupt-check=false"
+    assert defaults.is_checked_at_start and defaults.corrupt_check_s == 3600.0
+    assert not load([off], {}).is_checked_at_start
+    assert load(["--experimental-corrupt-check-time=0"], {}).corrupt_check_s == 0
+    assert load(["--experimental-corrupt-check-time=5s"], {}).corrupt_check_s == 5.0
     assert load([], {}).compact_hash_check_s == 60.0  # on by default
     assert load(["--experimental-compact-hash-check-enabled=false"], {}).compact_hash_check_s == 0
     assert load(["--experimental-compact-hash-check-time=5s"], {}).compact_hash_check_s == 5.0
