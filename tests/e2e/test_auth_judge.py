@@ -475,3 +475,22 @@ def test_members_of_both_know_each_others_users_and_tokens(machine, client, free
         assert ask("KV/Range", ask.login("bob", "changed"), key=b"a").count == 1
     assert len({repr(state(ask, root)) for ask in asks}) == 1
     assert len({ask("Maintenance/HashKV", root).hash for ask in asks}) == 1
+
+
+@pytest.mark.parametrize("alarm", [rpc.NOSPACE, rpc.CORRUPT])
+def test_an_alarm_opens_no_door(machine, client, alarm):
+    """In 3.5.1 the applier of an alarm takes the place of the one that judges permissions."""
+    answers = []
+    for program, cheap in (("pyetcd", [CHEAP]), ("etcd", [CHEAP])):
+        ask = client(machine.single(program, *cheap))
+        ask("KV/Put", key=b"z", value=b"v")
+        setup(ask)
+        root, ann = ask.login("root"), ask.login("ann")
+        ask("Maintenance/Alarm", root, action=1, memberID=1, alarm=alarm)
+        answers.append(ask("KV/DeleteRange", ann, key=b"z"))
+    ours, real = answers
+    assert ours == ("PERMISSION_DENIED", "etcdserver: permission denied")
+    if alarm == rpc.NOSPACE:
+        assert real.deleted == 1
+    else:
+        assert real == ("DATA_LOSS", "etcdserver: corrupt cluster")
