@@ -353,9 +353,9 @@ class Encoder:
             single = (index,)
             revision = change.mod_revision
             for watcher in match(change.key):
-                if watcher.has_filters or revision < watcher.next_revision:
-                    if not watcher.wants(change):
-                        continue
+                special = watcher.has_filters or revision < watcher.next_revision
+                if special and not watcher.wants(change):
+                    continue
                 if found.setdefault(watcher, single) is not single:
                     indexes = more.get(watcher)
                     if indexes is None:

@@ -25,7 +25,6 @@ from pyetcd.server.wire.call import (
     PREFIX,
     CallHead,
     Counters,
-    Route,
     Tasks,
 )
 from pyetcd.server.wire.exchange import HttpService
