@@ -84,10 +84,8 @@ class Config(Options):
 
     @property
     def quota_bytes(self) -> int:
-        """0 means no quota."""
-        if self.quota_backend_bytes == 0:
-            return QUOTA_BYTES_DEFAULT
-        return max(self.quota_backend_bytes, 0)
+        """Below 0 there is no quota; never 0."""
+        return self.quota_backend_bytes or QUOTA_BYTES_DEFAULT
 
     @property
     def batch_interval_s(self) -> float:
@@ -384,11 +382,16 @@ def _derive(config: Config, notes: list[Note], default_host: Callable[[], str]) 
 
 
 def _add_size_notes(config: Config, notes: list[Note]) -> None:
-    if config.quota_bytes > QUOTA_BYTES_SOUND:
+    quota_bytes = config.quota_bytes
+    if quota_bytes > QUOTA_BYTES_SOUND:
         notes.append(_note(
             "warn", "quota exceeds the maximum value",
-            quota_size_bytes=config.quota_bytes, quota_maximum_size_bytes=QUOTA_BYTES_SOUND,
+            quota_size_bytes=quota_bytes, quota_maximum_size_bytes=QUOTA_BYTES_SOUND,
         ))  # fmt: skip
+    words = "disabled backend quota" if quota_bytes < 0 else "enabled backend quota"
+    if config.quota_backend_bytes == 0:
+        words += " with default value"
+    notes.append(_note("info", words, quota_size_bytes=quota_bytes))
     if config.max_request_bytes > REQUEST_BYTES_SOUND:
         notes.append(_note(
             "warn", "exceeded recommended request limit",

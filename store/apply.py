@@ -95,7 +95,7 @@ Handler = Callable[[InternalRaftRequest], Message]
 
 
 class Applier:
-    """Applies entries to the store parts of one member. `quota_bytes` 0 means no quota."""
+    """Applies entries to the store parts of one member. `quota_bytes` 0 or below means no quota."""
 
     def __init__(
         self,

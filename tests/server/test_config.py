@@ -156,7 +156,7 @@ peer-transport-security:
     )
     assert config.grpc_keepalive_min_time_s == 2.0
     assert config.log_outputs == ("stderr", "stdout")
-    assert not config.pre_vote and config.quota_bytes == 0
+    assert not config.pre_vote and config.quota_bytes == config.quota_backend_bytes < 0
     assert config.cors == ("http://a:80", "http://b:80")
     assert config.compaction_retention == 3_600_000_000_000
     assert config.max_txn_ops == 9
@@ -386,3 +386,22 @@ def test_loading_a_configuration_loads_no_server() -> None:
         "assert not {'apsw', 'grpc', 'pyetcd.raft', 'pyetcd.store'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=30)
+
+
+@pytest.mark.parametrize(
+    ("flag", "bytes", "words"),
+    [
+        (-5, -5, ["disabled backend quota"]),
+        (0, 2 * 1024**3, ["enabled backend quota with default value"]),
+        (4_000_000, 4_000_000, ["enabled backend quota"]),
+        (9 * 10**9, 9 * 10**9, ["quota exceeds the maximum value", "enabled backend quota"]),
+        (2**63 - 1, 2**63 - 1, ["quota exceeds the maximum value", "enabled backend quota"]),
+    ],
+)
+def test_quotas(flag: int, bytes: int, words: list[str]) -> None:
+    """As real etcd shows them in etcd_server_quota_backend_bytes and in its log."""
+    config = load([f"--quota-backend-bytes={flag}"], {})
+    assert config.quota_bytes == bytes
+    notes = [note for note in config.notes if "quota" in note.msg]
+    assert [note.msg for note in notes] == words
+    assert all(dict(note.fields)["quota_size_bytes"] == bytes for note in notes)
