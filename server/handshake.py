@@ -151,7 +151,7 @@ class _OfAttempt:
         self._context = context
         self._attempt = attempt
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> type[ssl.SSLContext]:  # type: ignore[override]
         return ssl.SSLContext
 

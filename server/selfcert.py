@@ -14,7 +14,7 @@ from pyetcd.server.logs import get
 from pyetcd.server.tls import TlsError
 
 if TYPE_CHECKING:  # the library is imported only when a certificate is made
-    from cryptography.x509 import GeneralName
+    from cryptography.x509 import GeneralName, KeyUsage
 
 DAYS_PER_YEAR: Final = 365
 
@@ -44,7 +44,8 @@ def _make(hosts: Sequence[str], years: int) -> tuple[bytes, bytes]:
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-    private = ec.generate_private_key(ec.SECP521R1())
+    # etcd takes P-521, which gRPC's C library (Python, C++, Ruby clients) does not offer.
+    private = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "etcd")])
     now = datetime.datetime.now(datetime.UTC)
     usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
@@ -57,9 +58,10 @@ def _make(hosts: Sequence[str], years: int) -> tuple[bytes, bytes]:
         .not_valid_before(now)
         .not_valid_after(now + datetime.timedelta(days=years * DAYS_PER_YEAR))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_signs_and_enciphers(), critical=True)
         .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         .add_extension(x509.SubjectAlternativeName(_alternatives(hosts)), critical=False)
-        .sign(private, hashes.SHA512())
+        .sign(private, hashes.SHA256())
     )
     key_pem = private.private_bytes(
         serialization.Encoding.PEM,
@@ -67,6 +69,22 @@ def _make(hosts: Sequence[str], years: int) -> tuple[bytes, bytes]:
         serialization.NoEncryption(),
     )
     return certificate.public_bytes(serialization.Encoding.PEM), key_pem
+
+
+def _signs_and_enciphers() -> "KeyUsage":
+    from cryptography import x509
+
+    return x509.KeyUsage(
+        digital_signature=True,
+        key_encipherment=True,
+        content_commitment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=False,
+        crl_sign=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
 
 
 def _alternatives(hosts: Sequence[str]) -> "list[GeneralName]":

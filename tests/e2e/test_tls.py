@@ -86,6 +86,10 @@ def test_generated_certificates(machine: Any, node_type: Any) -> None:
     node = node_type(machine, "a", "--auto-tls", "--peer-auto-tls", peer="https")
     unverified = ("--insecure-skip-tls-verify", "--insecure-transport=false")
     node.wait(*unverified)
+    ours = machine.run(
+        machine.pyetcd, "ctl", *unverified, f"--endpoints={node.endpoint}", "get", "k"
+    )
+    assert ours.stdout == "k\nv\n"  # gRPC's C library
     folder = machine.folder / "a" / "fixtures"
     for side in ("client", "peer"):
         assert os.stat(folder / side / "key.pem").st_mode & 0o777 == 0o600
