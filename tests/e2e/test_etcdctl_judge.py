@@ -26,7 +26,7 @@ from pyetcd.cli.ctl.run import run as ctl
 from pyetcd.proto import rpc_pb2 as rpc
 
 FORMATS = ("simple", "json", "fields", "table", "protobuf")
-WATCH_S, WATCH_S_MAX = 2.0, 10.0
+WATCH_S, WATCH_S_MAX, QUIET_S = 4.0, 20.0, 0.7
 QUOTA_BYTES = 2 << 20
 
 Outcome = tuple[bytes, bytes, int]
@@ -279,9 +279,15 @@ class Side:
             texts = (blank(self.blanked(file.read_text())) for file in (stdout, stderr))
             return "\n".join((line, *texts))
 
+        said, since_s = text(), time.monotonic()
+        silence = said
         while process.poll() is None and time.monotonic() < ends_s:
-            if shows and expected.startswith(text() + "\n-"):
+            if (now := text()) != said:
+                said, since_s = now, time.monotonic()
+            if shows and expected.startswith(said + "\n-"):
                 break
+            if not expected and said != silence and time.monotonic() - since_s >= QUIET_S:
+                break  # the reference: it has said what it has to say
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         process.wait(30)
