@@ -25,10 +25,10 @@ def test_server_tls_for_etcdctl_our_ctl_and_http(
     ours = machine.run(machine.pyetcd, "ctl", f"--endpoints={node.endpoint}", trusted, "get", "k")
     assert ours.stdout == "k\nv\n"
     # Who does not trust the authority, and who speaks no TLS, gets nothing.
-    assert node.ctl("--dial-timeout=1s", "get", "k", check=False).returncode
+    assert node.ctl("--command-timeout=300ms", "get", "k", check=False).returncode
     plain = node.endpoint.replace("https", "http")
     refused = machine.run(
-        machine.etcdctl, f"--endpoints={plain}", "--command-timeout=1s", "get", "k", check=False
+        machine.etcdctl, f"--endpoints={plain}", "--command-timeout=300ms", "get", "k", check=False
     )
     assert refused.returncode
     context = ssl.create_default_context(cafile=authority.path)
@@ -73,7 +73,7 @@ def test_mutual_tls_names_and_revocation(
 
     node.wait(*files(good))
     for refused in ((trusted,), files(stranger), files(bad)):
-        answer = node.ctl(*refused, "--dial-timeout=1s", "--command-timeout=1s", "get", "k",
+        answer = node.ctl(*refused, "--command-timeout=300ms", "get", "k",
                           check=False)  # fmt: skip
         assert answer.returncode and not answer.stdout
     assert f"transport: certificate serial {bad.certificate.serial_number:x} revoked" in (
@@ -153,18 +153,10 @@ def test_three_nodes_with_peer_tls(
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (("--cert-file=none.pem", "--key-file=none.key"), "open none.pem: no such file"),
-        (("--cert-file={cert}", "--key-file={other}"),
-         "tls: private key does not match public key"),
-        (("--cert-file={cert}", "--key-file={key}", "--trusted-ca-file={key}"),
-         "no certificate of an authority in it"),
-        (("--cert-file={cert}", "--key-file={key}", "--cipher-suites=NONE"),
-         'unexpected TLS cipher suite "NONE"'),
         (("--cert-file={cert}", "--key-file={key}", "--tls-min-version=TLS1.1"),
          'unexpected TLS version "TLS1.1"'),
         (("--cert-file={cert}", "--key-file={key}", "--tls-min-version=TLS1.3",
           "--tls-max-version=TLS1.2"), "min version (TLS1.3) is greater than max version (TLS1.2)"),
-        (("--auto-tls", "--self-signed-cert-validity=0"), "selfSignedCertValidity is invalid"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_said_in_one_line(
