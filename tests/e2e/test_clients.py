@@ -1,4 +1,5 @@
-"""Real clients over h2c, each in a process of its own: grpcio, aetcd, etcd-client-py, etcdctl."""
+"""Real clients, each in a process of its own: grpcio, aetcd, etcd-client-py, etcdctl; etcd3gw by
+the JSON gateway."""
 
 import json
 import subprocess
@@ -18,6 +19,7 @@ def test_clients(machine, program):
         ("use_grpcio.py", [node.endpoint]),
         ("use_aetcd.py", [host, port]),
         ("use_rust.py", [f"http://{node.endpoint}"]),
+        ("use_etcd3gw.py", [host, port]),
     ):
         done = machine.run(sys.executable, str(CLIENTS / script), *arguments, check=False)
         assert done.stdout == "ok\n", (script, done.stderr)
