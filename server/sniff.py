@@ -10,15 +10,14 @@ for the handshake and once more for the first bytes. Beyond a limit, a connectio
 
 import asyncio
 import ssl
+from collections.abc import Callable, Coroutine, Set
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
-from pyetcd.server.handshake import Attempt, ServerContext
-from pyetcd.server.tls import alternatives
+from pyetcd.server.handshake import Attempt, Handshakes, Rejections, ServerContext
+from pyetcd.server.tls import Admission, alternatives
 from pyetcd.server.wire import frames
-
-if TYPE_CHECKING:
-    from pyetcd.server.listen import Listener
+from pyetcd.server.wire.limits import Limits
 
 _WRITE_HIGH_BYTES: Final = 256 * 1024  # of the transport: above it, output waits with us
 _CLOSE_S: Final = 1.0  # for the two close_notify of TLS
@@ -32,10 +31,41 @@ class _Stage(Enum):
     OVER = auto()
 
 
+class Host(Protocol):
+    """The listener: what its sniffers share, and where a connection goes that has shown itself."""
+
+    loop: asyncio.AbstractEventLoop
+    limits: Limits
+    accepted_total: int
+    refused_total: int
+    handshakes: Handshakes
+    rejections: Rejections
+    admission: Admission | None
+    before_handshake: Callable[[], None] | None
+    sniffing: "dict[str, set[Sniffer]]"
+    sniffers: set[asyncio.Transport]
+    stopping: bool
+
+    @property
+    def connections(self) -> Set[object]: ...
+
+    @property
+    def dispatcher(self) -> object | None: ...
+
+    @property
+    def http(self) -> object | None: ...
+
+    def spawn(self, work: Coroutine[object, object, None], done: Callable[[], None]) -> object: ...
+
+    def connect_h2(self, transport: asyncio.Transport, peer: str) -> asyncio.Protocol: ...
+
+    def connect_http1(self, transport: asyncio.Transport, peer: str) -> asyncio.Protocol: ...
+
+
 class Sniffer(asyncio.Protocol):
     """One such connection."""
 
-    def __init__(self, listener: "Listener", context: ServerContext | None) -> None:
+    def __init__(self, listener: Host, context: ServerContext | None) -> None:
         self.listener = listener
         self._context = context
         self._stage = _Stage.FIRST_BYTES if context is None else _Stage.HELLO
