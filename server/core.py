@@ -155,6 +155,7 @@ class Core:
             data.wal,
             member_id=self.id,
             monotonic_s=clock.monotonic_s,
+            wall_s=clock.wall_s,
             lease_ttl_min_s=tuning.lease_ttl_min_s,
             quota_bytes=tuning.quota_bytes,
             snapshot_count=tuning.snapshot_count,

@@ -38,6 +38,7 @@ from pyetcd.store.mvcc import Keyspace
 from pyetcd.store.scrub import Scrubber
 from pyetcd.store.snapshot import Copy, SnapshotFailed
 from pyetcd.store.tokens import SimpleTokens
+from pyetcd.store.v2 import V2Store
 from pyetcd.store.wal import Wal
 from pyetcd.store.watch import WatchHub
 
@@ -89,6 +90,7 @@ class StateMachine:
         *,
         member_id: int,
         monotonic_s: Callable[[], float],
+        wall_s: Callable[[], float],
         lease_ttl_min_s: int,
         quota_bytes: int,
         snapshot_count: int,
@@ -114,6 +116,7 @@ class StateMachine:
         self.hub = WatchHub(self.keyspace)
         self.auth = AuthStore(backend)
         self.tokens = SimpleTokens(monotonic_s, ttl_s=token_ttl_s)
+        self.v2 = V2Store(backend, lambda: int(wall_s() * 1e9))
         self.applier = Applier(
             keyspace=self.keyspace,
             lessor=self.lessor,
@@ -122,6 +125,7 @@ class StateMachine:
             hub=self.hub,
             auth=self.auth,
             tokens=self.tokens,
+            v2=self.v2,
             quota_bytes=quota_bytes,
         )
         self.compaction = CompactionJob(self.keyspace)

@@ -32,10 +32,11 @@ from pyetcd.store import db, frometcd, snapfile, snapshot
 from pyetcd.store.backend import META_MEMBER_ID, SCHEMA, Backend
 from pyetcd.store.db import signed
 from pyetcd.store.lockfile import LockFile, make_directory
-from pyetcd.store.members import Members
+from pyetcd.store.members import Members, raft_attributes_json
 from pyetcd.store.mvcc import Keyspace
 from pyetcd.store.snapfile import go_reason
 from pyetcd.store.snapshot import SnapshotFailed
+from pyetcd.store.v2 import V2Store
 from pyetcd.store.wal import Wal
 
 WORK: Final = "member.restoring"
@@ -136,6 +137,10 @@ def _settle(kv: str, made: Plan, flags: Flags, mark_crc: int, tell: Told) -> Non
         members = Members(backend)
         members.replace_all(made.members)
         members.set_cluster_id(made.cluster_id)
+        v2 = V2Store(backend, lambda: 0)
+        v2.reset()
+        for member in made.members:
+            v2.set_member(member.id, raft_attributes_json(member))
         backend.meta_put(datafiles.TOKEN, flags.token)
         backend.meta_put(META_MEMBER_ID, signed(made.member_id))
         save_conf_state(backend, _conf_state(made))

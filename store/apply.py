@@ -24,8 +24,8 @@ also when they were refused (as a change of node 0).
 
 import json
 import re
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 from google.protobuf.message import DecodeError, Message
 
@@ -43,17 +43,19 @@ from pyetcd.proto.rpc_pb2 import (
 )
 from pyetcd.proto.rpc_pb2 import Member as RpcMember
 from pyetcd.proto.v2request_pb2 import Request as V2Request
-from pyetcd.raft.types import ConfChange, Entry
+from pyetcd.raft.types import ConfChange, ConfChangeType, Entry
 from pyetcd.store.alarms import LEASE_COST_BYTES, Alarms, put_cost_bytes, txn_cost_bytes
 from pyetcd.store.auth import AuthStore
 from pyetcd.store.auth_requests import AuthRequests
 from pyetcd.store.compact import apply_compaction
 from pyetcd.store.lease import Lessor
-from pyetcd.store.members import Member, Members
+from pyetcd.store.members import Member, Members, attributes_json, raft_attributes_json
 from pyetcd.store.mvcc import Keyspace
 from pyetcd.store.permit import permit
 from pyetcd.store.tokens import SimpleTokens
 from pyetcd.store.txn import apply_delete_range, apply_put, apply_range, apply_txn
+from pyetcd.store.v2 import V2Store
+from pyetcd.store.v2event import Event
 from pyetcd.store.watch import WatchHub
 
 _ATTRIBUTES_PATH: Final = re.compile(r"/0/members/([0-9a-fA-F]{1,16})/attributes")
@@ -68,7 +70,7 @@ class Applied:
     def __init__(
         self,
         request_id: int,
-        response: Message | None = None,
+        response: Message | Event | None = None,
         error: EtcdError | None = None,
         *,
         over_quota: bool = False,
@@ -84,8 +86,9 @@ class Applied:
         self.over_quota = over_quota
 
     @property
-    def answer(self) -> Message | EtcdError | None:
-        """None only for a leader's empty entry, for which nobody waits."""
+    def answer(self) -> Any:
+        """A Message, of the v2 store an Event, or an EtcdError. None only for a leader's empty
+        entry, for which nobody waits."""
         return self.response if self.error is None else self.error
 
 
@@ -107,9 +110,11 @@ class Applier:
         hub: WatchHub,
         auth: AuthStore,
         tokens: SimpleTokens,
+        v2: V2Store,
         quota_bytes: int = 0,
     ) -> None:
         self.keyspace = keyspace
+        self.v2 = v2
         self.lessor = lessor
         self.members = members
         self.alarms = alarms
@@ -146,7 +151,8 @@ class Applier:
             except TooDeep:
                 raise  # members that can decode it apply it: this one must not go on without it
             except DecodeError:
-                return self._v2(decode(V2Request, data))
+                bare = decode(V2Request, data)
+                return self._v2(bare.ID, bare)
         request_id = request.ID or request.header.ID
         try:
             if self.auth.enabled:
@@ -174,6 +180,10 @@ class Applier:
             self.members.apply_conf_change(change)
         except EtcdError as error:
             return Applied(change.id, error=error, op=""), False
+        if change.type == ConfChangeType.REMOVE_NODE:
+            self.v2.remove_member(change.node_id)
+        else:
+            self._tell_v2(change.node_id)
         return Applied(change.id, member_list(self.members.all()), op=""), True
 
     def reload(self) -> None:
@@ -183,6 +193,7 @@ class Applier:
         self.members.reload(self._backend)
         self.alarms.reload(self._backend)
         self._auth_requests.reload(self._backend)
+        self.v2.reload(self._backend)
         self.hub.restore(self.keyspace)
 
     # -- gates
@@ -205,7 +216,7 @@ class Applier:
 
     def _apply_other(self, request_id: int, request: InternalRaftRequest, index: int) -> Applied:
         if request.HasField("v2"):
-            return self._v2(request.v2)
+            return self._v2(request_id or request.v2.ID, request.v2)
         op = _op_of(request)
         for field, handler in self._handlers:
             if request.HasField(field):
@@ -284,9 +295,7 @@ class Applier:
     def _cluster_member_attr_set(self, request: InternalRaftRequest) -> Message:
         change = request.cluster_member_attr_set
         attributes = change.member_attributes
-        self.members.set_attributes(
-            change.member_ID, name=attributes.name, client_urls=attributes.client_urls
-        )
+        self._set_attributes(change.member_ID, attributes.name, attributes.client_urls)
         return EmptyResponse()
 
     def _downgrade_info_set(self, request: InternalRaftRequest) -> Message:
@@ -294,33 +303,43 @@ class Applier:
         self.members.set_downgrade(enabled=info.enabled, target_version=info.ver)
         return EmptyResponse()
 
-    def _v2(self, request: V2Request) -> Applied:
-        """The two v2 writes that are about the cluster; the v2 store itself is not here."""
+    def _v2(self, request_id: int, request: V2Request) -> Applied:
+        """A request of the v2 store, or one of the two v2 writes that are about the cluster."""
+        op = f"v2 {request.Method}"
         plain = not (request.HasField("PrevExist") or request.PrevIndex or request.PrevValue)
         if request.Method == "PUT" and plain:
             if match := _ATTRIBUTES_PATH.fullmatch(request.Path):
                 attributes = json.loads(request.Val)
-                self.members.set_attributes(
-                    int(match[1], 16),
-                    name=attributes.get("name", ""),
-                    client_urls=attributes.get("clientURLs") or (),
-                )
-                return Applied(request.ID, EmptyResponse(), op="v2 PUT")
+                name, urls = attributes.get("name", ""), attributes.get("clientURLs") or ()
+                self._set_attributes(int(match[1], 16), name, urls)
+                return Applied(request_id, EmptyResponse(), op=op)
             if request.Path == _VERSION_PATH:
                 try:
                     self._set_version(request.Val)
                 except EtcdError as error:
-                    return Applied(request.ID, error=error, op="v2 PUT")
-                return Applied(request.ID, EmptyResponse(), op="v2 PUT")
-        if request.Method == "SYNC":  # a leader's call to expire v2 keys, of which there are none
-            return Applied(request.ID, EmptyResponse(), op="v2 SYNC")
-        return Applied(request.ID, error=errors.NotCapable(), op="v2")
+                    return Applied(request_id, error=error, op=op)
+                return Applied(request_id, EmptyResponse(), op=op)
+        found = self.v2.apply(request)
+        if isinstance(found, EtcdError):
+            return Applied(request_id, error=found, op=op)
+        return Applied(request_id, EmptyResponse() if found is None else found, op=op)
+
+    def _set_attributes(self, id: int, name: str, client_urls: Sequence[str]) -> None:
+        self.members.set_attributes(id, name=name, client_urls=client_urls)
+        if (member := self.members.get(id)) is not None:
+            self.v2.set_attributes(id, attributes_json(member))
+
+    def _tell_v2(self, id: int) -> None:
+        """A member is new or another; not so for a change that is one of none."""
+        if (member := self.members.get(id)) is not None:
+            self.v2.set_member(id, raft_attributes_json(member))
 
     def _set_version(self, version: str) -> None:
         try:
             self.members.set_version(version)
         except ValueError:
             raise errors.WrongDowngradeVersionFormat from None
+        self.v2.set_version(self.members.version)
 
 
 def _op_of(request: InternalRaftRequest) -> str:

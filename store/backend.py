@@ -48,13 +48,26 @@ META_MEMBER_ID: Final = "member_id"  # a row of meta: whose file this is, signed
 Bindings = tuple[SqlValue, ...]
 SqlRow = tuple[SqlValue, ...]
 
+# Of version 2. A directory has no value; 0 is no expiration. The index of the newest event is that
+# of the v2 store.
+_V2_TABLES: Final = """
+    CREATE TABLE v2_nodes (
+        path TEXT PRIMARY KEY,
+        value BLOB,
+        expiration INTEGER NOT NULL,
+        modified_index INTEGER NOT NULL,
+        created_index INTEGER NOT NULL
+    );
+    CREATE TABLE v2_events (event_index INTEGER PRIMARY KEY, data TEXT NOT NULL);
+"""
+
 # Values never stand in a WITHOUT ROWID table: its rows must be small. `current`
 # has no value, so that a put, a count and keys_only never touch the pages that hold values.
 # current_by_lease is partial: it costs a key without lease nothing, and lets the lessor find its
 # keys at start without reading the others.
 SCHEMA: Final = db.Schema(
     application_id=0x7079_6B76,  # "pykv"
-    version=1,
+    version=2,
     incremental_vacuum=True,
     sql="""
     CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -90,7 +103,9 @@ SCHEMA: Final = db.Schema(
     ) WITHOUT ROWID;
     CREATE TABLE auth_users (name BLOB PRIMARY KEY, user BLOB NOT NULL) WITHOUT ROWID;
     CREATE TABLE auth_roles (name BLOB PRIMARY KEY, role BLOB NOT NULL) WITHOUT ROWID;
-    """,
+    """
+    + _V2_TABLES,
+    upgrades=(_V2_TABLES,),
 )
 
 _FRAME_HEADER_BYTES: Final = 24  # sqlite.org/fileformat2.html section 4.1

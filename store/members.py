@@ -276,6 +276,24 @@ def encode_promotion(id: int) -> bytes:
     return _to_json({**_fields(Member(id)), "isPromote": True})
 
 
+def raft_attributes_json(member: Member) -> str:
+    """As etcd keeps them in its v2 store."""
+    fields: dict[str, object] = {"peerURLs": list(member.peer_urls) or None}
+    if member.is_learner:
+        fields["isLearner"] = True
+    return _to_json(fields).decode()
+
+
+def attributes_json(member: Member) -> str:
+    """The same for what a started member says of itself."""
+    fields: dict[str, object] = {}
+    if member.name:
+        fields["name"] = member.name
+    if member.client_urls:
+        fields["clientURLs"] = list(member.client_urls)
+    return _to_json(fields).decode()
+
+
 def decode_context(context: bytes) -> tuple[Member, bool]:
     """(member, is_promote). Our own members and etcd's write nothing but valid JSON."""
     fields = json.loads(context)

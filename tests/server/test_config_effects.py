@@ -63,6 +63,7 @@ def machine_of(data: DataDir, clock: Clock, *argv: str) -> StateMachine:
         data.wal,
         member_id=data.wal.member_id,
         monotonic_s=clock,
+        wall_s=lambda: 0.0,
         lease_ttl_min_s=2,
         quota_bytes=0,
         snapshot_count=1000,

@@ -36,6 +36,7 @@ from pyetcd.store.lease import Lessor
 from pyetcd.store.members import Members
 from pyetcd.store.mvcc import Keyspace
 from pyetcd.store.tokens import SimpleTokens
+from pyetcd.store.v2 import V2Store
 from pyetcd.store.watch import WatchHub
 
 
@@ -100,6 +101,7 @@ class Member:
             hub=WatchHub(self.keyspace),
             auth=AuthStore(self.backend),
             tokens=SimpleTokens(lambda: self.now_s, ttl_s=300.0),
+            v2=V2Store(self.backend, lambda: 0),
         )
         self.is_leader = False
         self.leader: Member | None = None

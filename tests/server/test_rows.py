@@ -93,6 +93,7 @@ class Node:
             self.data.wal,
             member_id=self.data.wal.member_id,
             monotonic_s=lambda: self.now_s,
+            wall_s=lambda: 0.0,
             lease_ttl_min_s=1,
             quota_bytes=0,
             snapshot_count=1000,

@@ -114,6 +114,7 @@ def test_the_current_format_has_fixtures_and_each_older_one_a_way_here() -> None
 TABLES = {
     ("wal", 1): "166ebe6f9b75bd08",
     ("kv", 1): "14723194e1e43530",
+    ("kv", 2): "51a0fae38dde7b77",
 }
 
 

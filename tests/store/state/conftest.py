@@ -23,6 +23,7 @@ from pyetcd.store.members import Members
 from pyetcd.store.mvcc import Keyspace
 from pyetcd.store.streams import WatchStream
 from pyetcd.store.tokens import SimpleTokens
+from pyetcd.store.v2 import V2Store
 from pyetcd.store.watch import WatchHub
 
 
@@ -54,6 +55,7 @@ class Machine:
             hub=self.hub,
             auth=self.auth,
             tokens=self.tokens,
+            v2=V2Store(self.backend, lambda: 0),
             quota_bytes=self.options.get("quota_bytes", 0),
         )
         self.index = self.backend.applied_index

@@ -252,21 +252,24 @@ def test_v2_requests_by_which_etcd_members_publish(machine: Any, inner: bool) ->
 @pytest.mark.parametrize(
     "fields",
     [
-        {"Path": "/1/foo", "Val": "bar"},
-        {"Method": "POST", "Path": "/1/foo"},
+        {"Method": "NOPE", "Path": "/1/foo"},
         {"Method": "DELETE", "Path": "/1/foo"},
         {"Method": "QGET", "Path": "/1/foo"},
         {"Path": "/0/version", "Val": "3.5.0", "PrevExist": True},
-        {"Path": "/0/members/zz/attributes", "Val": "{}"},
         {"Path": "/0/version", "Val": "three"},
     ],
 )
-def test_other_v2_requests_are_refused_and_change_nothing(
-    machine: Any, fields: dict[str, Any]
-) -> None:
+def test_a_refused_v2_request_changes_nothing(machine: Any, fields: dict[str, Any]) -> None:
     applied = v2(machine, **fields)
     assert applied.request_id == 31 and applied.error is not None
     assert machine.members.version == ""
+    assert machine.applier.v2.index == 0
+
+
+def test_v2_keys(machine: Any) -> None:
+    applied = v2(machine, Path="/1/foo", Val="bar")
+    assert (applied.op, applied.answer.action, applied.answer.index) == ("v2 PUT", "set", 1)
+    assert v2(machine, Method="QGET", Path="/1/foo").answer.node.value == "bar"
 
 
 def test_cluster_entries_of_the_v3_kind(machine: Any) -> None:
