@@ -128,7 +128,7 @@ class MaintenanceApi:
         if request.action not in AlarmRequest.AlarmAction.values():
             raise RpcError(Code.INVALID_ARGUMENT, "etcdserver: invalid alarm action")
         is_raised = request.action == AlarmRequest.ACTIVATE
-        if is_raised and request.alarm not in (AlarmType.NOSPACE, AlarmType.CORRUPT):
+        if is_raised and request.alarm not in AlarmType.values():  # NONE does nothing
             raise RpcError(Code.INVALID_ARGUMENT, "etcdserver: invalid alarm type")
         self._proposer.propose(InternalRaftRequest(alarm=request), answer_to(call, self._headers))
 
