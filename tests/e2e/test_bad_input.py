@@ -17,6 +17,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from pyetcd.proto.services import METHODS, Kind, Method
 
 WAIT_S = 5.0
+WAITS = (0, "waits")
 WAITING = ("/v3lockpb.", "/v3electionpb.")
 LARGE = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 # Would end the run, or wait for what never comes.
@@ -86,7 +87,7 @@ class Server:
         except grpc.RpcError as error:
             code, text = error.code(), error.details()  # type: ignore[attr-defined]
             if code == grpc.StatusCode.DEADLINE_EXCEEDED or text == "context deadline exceeded":
-                return (0, "waits")  # for somebody else; whose clock was first decides the words
+                return WAITS  # for somebody else; whose clock was first decides the words
             return code.value[0], text
 
     def _talk(self, method: Method, data: bytes) -> Answer:
@@ -138,7 +139,11 @@ def test_every_rpc_survives_garbage(servers: tuple[Server, Server], path: str) -
     for name, data in cases(method):
         answer = ours.ask(method, data)
         if not path.startswith(ONLY_OURS) and (path, name) not in PANICS | DIFFERENT:
-            assert answer == real.ask(method, data), name
+            expected = real.ask(method, data)
+            if path.startswith("/etcdserverpb.Cluster/") and expected == WAITS:
+                # etcd drops a member change that comes before raft is through with the last one.
+                expected = real.ask(method, data)
+            assert answer == expected, name
         if (path, name) in PANICS:
             assert answer == (3, "etcdserver: invalid alarm action"), name
     log = ours.process.log[since:]

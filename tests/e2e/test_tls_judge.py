@@ -330,7 +330,7 @@ PASS = (
     ("put", "b", "w"),
 )
 TXN = 'value("a") = "1"\n\nput a 2\n\nput a 3\n\n'
-NUMBERS = re.compile(r"\d{4,}|[0-9a-f]{8,}|\d+(\.\d+)? ?(ms|µs|s|kB|MB)\b")
+NUMBERS = re.compile(r"[0-9a-f]{8,}|\d{4,}|\d+(\.\d+)? ?(ms|µs|s|kB|MB)\b")
 WORDS = re.compile(r'"(Version|DBSize|DBSizeInUse|RaftIndex|RaftAppliedIndex|RaftTerm)" :.*')
 
 
