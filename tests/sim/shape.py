@@ -14,7 +14,7 @@ from pyetcd.server import machine as machine_module
 from pyetcd.store import compact as compact_module
 from pyetcd.store import streams, tail, wal, watch
 
-EMPTY_BYTES = 53_248  # of a keyspace file without keys
+EMPTY_BYTES = 65_536  # of a keyspace file without keys
 
 
 @dataclass

@@ -2,12 +2,15 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from sim.runner import Runner, Task, outcomes
+from sim.shape import EMPTY_BYTES
 from sim.shrink import shrink
 
 from pyetcd.server import logs
+from pyetcd.store.backend import Backend
 
 SEEDS = range(1, 51)
 TASK = Task(settings=("chaos_s=8",))
@@ -33,6 +36,13 @@ def test_seed(runner: Runner, seed: int) -> None:
     again = f"python tests/sim {seed} --set {TASK.settings[0]} --log"
     assert not outcome.broken, "\n".join([*outcome.events, outcome.broken, again])
     assert outcome.entries > 0
+
+
+def test_what_the_quota_is_reckoned_from(tmp_path: Path) -> None:
+    """Below it no compaction makes room."""
+    backend = Backend.open(str(tmp_path / "kv.db"), create=True)
+    assert backend.size_bytes == EMPTY_BYTES
+    backend.close()
 
 
 def test_one_seed_is_one_run_in_whichever_process(runner: Runner) -> None:
