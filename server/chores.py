@@ -25,6 +25,7 @@ from pyetcd.store.auth import ROOT
 from pyetcd.store.members import CLUSTER_VERSION_MIN, parse_version
 
 LEASE_INTERVAL_S = 0.5  # etcd: the lessor looks twice a second
+V2_SYNC_INTERVAL_S = 0.5  # etcd: the same for v2 keys
 VERSION_INTERVAL_S = 4.0  # etcd: monitorVersionInterval
 CHECKPOINT_LOOK_S = 1.0
 # A slice of a compaction, and the pause behind it. 500,000 rows of 1.5 million took 101 s with one
@@ -77,6 +78,7 @@ class Chores:
         self._compact_pause_s = compact_pause_s
         self._wal_path = f"{kv_path}-wal"
         self._leases_at_s = self._versions_at_s = self._checkpoint_at_s = 0.0
+        self._v2_at_s = 0.0
         self._scrub_at_s = monotonic_s() + SCRUB_FIRST_S
         self._asking: asyncio.Task[None] | None = None
         self._compacting: asyncio.TimerHandle | None = None
@@ -94,6 +96,7 @@ class Chores:
         self._reads.expire()
         self._machine.keep_up()
         self._keep_leases(now_s)
+        self._sync_v2(now_s)
         if now_s >= self._checkpoint_at_s:
             self._checkpoint_at_s = now_s + CHECKPOINT_LOOK_S
             self._machine.checkpoint_if_due(_size_bytes(self._wal_path))
@@ -195,6 +198,20 @@ class Chores:
             points = [LeaseCheckpoint(ID=id, remaining_TTL=left_s) for id, left_s in due]
             request = LeaseCheckpointRequest(checkpoints=points)
             self._proposer.propose_as_leader(InternalRaftRequest(lease_checkpoint=request), _ignore)
+
+    # v2 keys
+
+    def _sync_v2(self, now_s: float) -> None:
+        """What has run out goes by an entry, which says until when: the leader's clock decides."""
+        if not self._node.is_leader or now_s < self._v2_at_s:
+            return
+        self._v2_at_s = now_s + V2_SYNC_INTERVAL_S
+        if self._machine.v2.tree.next_expiration_ns is None:
+            return
+        sync = InternalRaftRequest()
+        sync.v2.Method = "SYNC"
+        sync.v2.Time = self._machine.v2.now_ns()
+        self._proposer.propose_as_leader(sync, _ignore)
 
     # The cluster version
 

@@ -224,7 +224,7 @@ class Options:
         "0",
         "History to keep: hours or a duration (periodic), or revisions; 0 keeps all.",
     )
-    enable_v2: bool = _cluster.boolean("enable-v2", "Serve the v2 API.", effect=LATER)
+    enable_v2: bool = _cluster.boolean("enable-v2", "Serve the v2 API.")
     v2_deprecation: str = _cluster.choice(
         "v2-deprecation",
         ("not-yet", "write-only", "write-only-drop-data", "gone", "write-only-skip-check"),

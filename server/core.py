@@ -34,6 +34,8 @@ from pyetcd.server.clock import Clock, Rng
 from pyetcd.server.compactor import Compactor
 from pyetcd.server.datadir import DataDir
 from pyetcd.server.facts import Facts
+from pyetcd.server.http.v2base import V2Base
+from pyetcd.server.http.v2members import V2Api
 from pyetcd.server.jwt_tokens import JwtOptions, JwtTokens
 from pyetcd.server.loop import SLOW_APPLY_S, Commits, Driver, TickListener
 from pyetcd.server.machine import (
@@ -148,6 +150,7 @@ class Core:
         self.listeners: list[TickListener] = []  # further ones, for `start`
         clock = around.clock
         self._monotonic_s = clock.monotonic_s
+        self._wall_s = clock.wall_s
         self.workers = around.workers
         datadir.settle(data, load_conf_state(data.backend))
         self.machine = StateMachine(
@@ -269,6 +272,26 @@ class Core:
             loop=loop,
         )
         self.services = Services(self, around)
+
+    def v2_api(self) -> V2Api:
+        """The handlers of the v2 API, for a member that serves it."""
+        base = V2Base(
+            self.machine.v2,
+            proposer=self.proposer,
+            raft=self.node,
+            cluster_id=self.cluster_id,
+            wall_s=self._wall_s,
+            loop=self.loop,
+        )
+        return V2Api(
+            base,
+            Passwords(self.workers.run, cost=COST_DEFAULT),
+            certified=self.tuning.client_cert_auth,
+            local=self.services.local,
+            members=self.machine.members,
+            member_id=self.id,
+            role=self.facts,
+        )
 
     def watch_space(self, reserve: Reserve) -> None:
         """Before `start`, for a member on a disk that can be full."""

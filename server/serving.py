@@ -112,6 +112,8 @@ class Serving:
             before_handshake=tls.look,
             on_bug=bug,
         )
+        if config.enable_v2:
+            core.v2_api().add_to(router)
         metrics_router = Router()
         ops.add_to(metrics_router, client_port=False)
         self.metrics_listener = Listener(

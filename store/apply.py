@@ -176,6 +176,7 @@ class Applier:
     def apply_conf_change(self, entry: Entry, change: ConfChange) -> tuple[Applied, bool]:
         """A configuration entry, already decoded. The answer lists the members as they are now;
         the bool says whether the change is valid."""
+        self.v2.count_lookup()
         try:
             self.members.apply_conf_change(change)
         except EtcdError as error:

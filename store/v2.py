@@ -36,6 +36,7 @@ class V2Store:
     """The state, and what an entry does to it."""
 
     def __init__(self, backend: Backend, now_ns: Callable[[], int]) -> None:
+        self.now_ns = now_ns
         self.tree = Tree(now_ns)
         self.tree.saved = self._mark_saved
         self.tree.dropped = self._mark_dropped
@@ -151,6 +152,14 @@ class V2Store:
         else:
             self.tree.update(path, value=raft_attributes, expiration_ns=PERMANENT, refresh=False)
         self._write()
+
+    def count_lookup(self) -> None:
+        """etcd reads the members there before it changes them, and counts that."""
+        for path in ("members", "removed_members"):
+            try:
+                self.tree.get(f"{_CLUSTER}/{path}", recursive=True)
+            except V2Error:
+                pass
 
     def remove_member(self, id: int) -> None:
         path = f"{_CLUSTER}/members/{id:x}"
