@@ -32,7 +32,7 @@ Response = TypeVar("Response", bound=Message)
 
 RETRIES_MAX = 100  # clientv3 options.go: defaultUnaryMaxRetries
 RETRY_PAUSE_S, RETRY_JITTER = 0.025, 0.10  # clientv3: between rounds over a quorum of endpoints
-SEND_BYTES_MAX = 2 * 1024 * 1024  # clientv3: defaultMaxCallSendMsgSize
+REFRESHES_MAX = 3  # new tokens for one call: a token that is refused at once would never do
 _GO_NAMES = {grpc.StatusCode.CANCELLED: "Canceled"}
 
 
@@ -66,6 +66,8 @@ ALARM = Rpc("/etcdserverpb.Maintenance/Alarm", rpc.AlarmResponse, True)
 STATUS = Rpc("/etcdserverpb.Maintenance/Status", rpc.StatusResponse, True)
 HASH_KV = Rpc("/etcdserverpb.Maintenance/HashKV", rpc.HashKVResponse, True)
 SNAPSHOT = Rpc("/etcdserverpb.Maintenance/Snapshot", rpc.SnapshotResponse)
+RANGE_STREAM = Rpc("/etcdserverpb.KV/RangeStream", rpc.RangeStreamResponse, True)
+DOWNGRADE = Rpc("/etcdserverpb.Maintenance/Downgrade", rpc.DowngradeResponse)
 DEFRAGMENT = Rpc("/etcdserverpb.Maintenance/Defragment", rpc.DefragmentResponse)
 MOVE_LEADER = Rpc("/etcdserverpb.Maintenance/MoveLeader", rpc.MoveLeaderResponse, True)
 AUTHENTICATE = Rpc("/etcdserverpb.Auth/Authenticate", rpc.AuthenticateResponse)
@@ -91,6 +93,13 @@ ROLE_GRANT_PERMISSION = Rpc(
 ROLE_REVOKE_PERMISSION = Rpc(
     "/etcdserverpb.Auth/RoleRevokePermission", rpc.AuthRoleRevokePermissionResponse
 )
+
+
+_TOKEN_REFUSED = {
+    "etcdserver: invalid auth token",
+    "etcdserver: revision of auth store is old",
+    "etcdserver: user name is empty",
+}
 
 
 class ClientError(Exception):
@@ -122,7 +131,7 @@ class Client:
         self._warn = warn
         self._logger = logger
         self._label = label or _authority(endpoints[0])
-        self._token = ""
+        self._token = settings.token
         self._channel = open_channel(self.endpoints, settings)
         self._children: list[Client] = []
 
@@ -160,6 +169,7 @@ class Client:
         """One unary call, with its retries; raises ClientError."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         quorum = len(self.endpoints) // 2 + 1
+        refreshes = 0
         for attempt in range(RETRIES_MAX):
             if attempt and attempt % quorum == 0:
                 time.sleep(RETRY_PAUSE_S * random.uniform(1 - RETRY_JITTER, 1 + RETRY_JITTER))
@@ -169,7 +179,9 @@ class Client:
             except ClientError as failure:
                 self._log(attempt, failure)
                 last = failure
-            if last.description == "etcdserver: invalid auth token" and attempt == 0:
+            if self._wants_token(last) and refreshes < REFRESHES_MAX:
+                # Refused before anything was done, so that a write may be sent again, too.
+                refreshes += 1
                 self._token = ""
                 self.authenticate()
                 continue
@@ -179,12 +191,20 @@ class Client:
                 break
         raise last
 
+    def _wants_token(self, failure: ClientError) -> bool:
+        """Whether a new token may do: this one has run out, its server has forgotten it in a
+        restart, or users have changed."""
+        return bool(self._settings.user and self._settings.password) and (
+            failure.description in _TOKEN_REFUSED
+        )
+
     def _call_once(
         self, method: Rpc[Response], request: Message, timeout_s: float | None
     ) -> Response:
         data = request.SerializeToString()
-        if len(data) > SEND_BYTES_MAX:
-            text = f"trying to send message larger than max ({len(data)} vs. {SEND_BYTES_MAX})"
+        largest = self._settings.send_bytes_max
+        if len(data) > largest:
+            text = f"trying to send message larger than max ({len(data)} vs. {largest})"
             raise _error("ResourceExhausted", text)
         if self._channel is None:
             time.sleep(timeout_s or 0)
@@ -249,10 +269,7 @@ class Client:
         reason = connection_failure(self.endpoints, self._settings)
         description = "context deadline exceeded"
         if reason:
-            description = (
-                "latest balancer error: last connection error: connection error:"
-                f' desc = "transport: {reason}"'
-            )
+            description = f"latest balancer error: last connection error: {reason}"
         return ClientError("DeadlineExceeded", description, "context deadline exceeded")
 
     def _log(self, attempt: int, failure: ClientError) -> None:

@@ -18,7 +18,9 @@ VERSION, API_VERSION = "3.5.1", "3.5"
 class Command:
     """One node. `run` names the function, "module:function", so that nothing loads before it runs.
 
-    `inherited` flags also hold for the commands below; `flags` only for this one.
+    `inherited` flags also hold for the commands below; `flags` only for this one. `since` names
+    what brought a command that etcd 3.5 does not have: what a prefix or a mistyped word means there
+    stays so.
     """
 
     use: str
@@ -29,6 +31,7 @@ class Command:
     children: tuple["Command", ...] = ()
     long: str = ""
     suggest_for: tuple[str, ...] = ()
+    since: str = ""
     parent: "Command | None" = None
 
     def __post_init__(self) -> None:
@@ -125,12 +128,14 @@ def _child(command: Command, word: str) -> Command | None:
     exact = [child for child in matches if child.name == word]
     if exact:
         return exact[0]
+    matches = [child for child in matches if not child.since] or matches
     return matches[0] if len(matches) == 1 else None
 
 
 def _words(argv: Sequence[str], command: Command) -> list[str]:
     """`argv` without flags and their values. A flag not known here is taken to have a value."""
     flags = command.all_flags()
+    del flags["help"]  # cobra adds it to a command once it has found it
     words = []
     rest = list(reversed(argv))
     while rest:
@@ -157,12 +162,13 @@ def unknown_command(root: Command, word: str) -> str:
     """The error text, with the commands that look alike."""
     quoted = gotext.quote(word.encode("utf-8", "surrogateescape"))
     text = f'unknown command {quoted} for "{root.path()}"'
-    alike = [
-        child.name
+    near = [
+        child
         for child in root.children
         if _distance(word.lower(), child.name.lower()) <= 2
         or child.name.lower().startswith(word.lower())
     ]
+    alike = [child.name for child in near if not child.since] or [child.name for child in near]
     if alike:
         text += "\n\nDid you mean this?\n" + "".join(f"\t{name}\n" for name in alike)
     return text
@@ -240,3 +246,10 @@ def plain_usage(command: Command) -> str:
     width = max(len(front) for front, _ in rows)
     lines = "".join(f"{front.ljust(width)}   {text}\n" for front, text in rows)
     return f"Usage:\n   {command.use} [flags]\n\nFlags:\n{lines}"
+
+
+def options_text(root: Command) -> str:
+    """The flags that every command has, alone."""
+    flags = {flag.name: flag for flag in sorted(root.inherited, key=lambda flag: flag.name)}
+    title = "The following options can be passed to any command:\n\n"
+    return gotext.align_tabs(title + _flag_lines(flags) + "\n")

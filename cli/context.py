@@ -99,7 +99,9 @@ class Context(Terminal):
 
         self.read_environment()
         if self.flags.boolean("debug"):
-            for name in self.command.inherited_flags():
+            for name, flag in self.command.inherited_flags().items():
+                if flag.since and name not in self.flags.changed:
+                    continue
                 self.warn(f"{_variable(name)}={self.flags.shown(name)}")
         return read_settings(self, self.flags)
 

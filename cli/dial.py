@@ -17,6 +17,9 @@ import grpc
 from pyetcd.cli.flags import FlagSet
 from pyetcd.cli.terminal import Terminal
 
+PORT_MAX = 65535
+SEND_BYTES_MAX = 2 * 1024 * 1024  # clientv3: defaultMaxCallSendMsgSize
+LISTEN_S = 0.2  # for who hangs up on HTTP/2 to do so
 KEEPALIVE_MIN_NS = 10 * 10**9  # grpc-go raises a shorter --keepalive-time to this
 
 
@@ -44,6 +47,9 @@ class Settings:
     skip_verify: bool = False
     user: str = ""
     password: str = ""
+    token: str = ""  # a JWT in the place of user and password
+    send_bytes_max: int = SEND_BYTES_MAX
+    receive_bytes_max: int = -1
 
 
 def read_settings(terminal: Terminal, flags: FlagSet) -> Settings:
@@ -54,6 +60,9 @@ def read_settings(terminal: Terminal, flags: FlagSet) -> Settings:
         if not files[name] and name in flags.changed:
             raise terminal.fail(128, f"empty string is passed to --{name} option")
     user, password = flags.text("user"), flags.text("password")
+    token = flags.text("auth-jwt-token")
+    if token:
+        user = password = ""
     if user and not password:
         user, colon, password = user.partition(":")
         if not colon:
@@ -70,6 +79,9 @@ def read_settings(terminal: Terminal, flags: FlagSet) -> Settings:
         skip_verify=flags.boolean("insecure-skip-tls-verify"),
         user=user,
         password=password,
+        token=token,
+        send_bytes_max=flags.integer("max-request-bytes") or SEND_BYTES_MAX,
+        receive_bytes_max=flags.integer("max-recv-bytes") or -1,
     )
 
 
@@ -92,7 +104,7 @@ def open_channel(endpoints: Sequence[str], settings: Settings) -> grpc.Channel |
     options: list[tuple[str, str | int]] = [
         ("grpc.enable_retries", 0),  # retries are ours: they are logged and never repeat a write
         ("grpc.enable_http_proxy", 0),
-        ("grpc.max_receive_message_length", -1),
+        ("grpc.max_receive_message_length", settings.receive_bytes_max),
         ("grpc.max_send_message_length", -1),
         ("grpc.keepalive_time_ms", settings.keepalive_ms),
         ("grpc.keepalive_timeout_ms", settings.keepalive_timeout_ms),
@@ -124,6 +136,9 @@ def _credentials(endpoint: str, settings: Settings) -> _Credentials | None:
         pair = f"[key: {settings.key_file}, cert: {settings.cert_file}]"
         raise BadSettings(128, f"KeyFile and CertFile must both be present{pair}")
     cert, key, roots = (_read(name) if name else None for name in files)
+    for part, what in ((cert, "certificate"), (key, "key")):
+        if part is not None and b"-----BEGIN " not in part:
+            raise BadSettings(128, f"tls: failed to find any PEM data in {what} input")
     wanted = any(files) or settings.secure
     if endpoint.startswith(("http://", "unix:")) or not (
         wanted or endpoint.startswith(("https://", "unixs:"))
@@ -144,7 +159,8 @@ def _read(name: str) -> bytes:
             return file.read()
     except OSError as failure:
         reason = os.strerror(failure.errno or 0).lower()
-        raise BadSettings(128, f"open {name}: {reason}") from None
+        did = "read" if isinstance(failure, IsADirectoryError) else "open"  # Go opens folders
+        raise BadSettings(128, f"{did} {name}: {reason}") from None
 
 
 def _fetched_name(credentials: _Credentials) -> str:
@@ -164,7 +180,7 @@ def _fetched_name(credentials: _Credentials) -> str:
 def _target(endpoints: Sequence[str]) -> str | None:
     """grpc's name for all addresses of the endpoints."""
     if endpoints[0].startswith(("unix:", "unixs:")):
-        return "unix:" + endpoints[0].partition(":")[2].removeprefix("//")
+        return "unix:" + _unix_path(endpoints[0])
     found = [address for endpoint in endpoints for address in _addresses(endpoint)]
     if not found:
         return None
@@ -174,50 +190,121 @@ def _target(endpoints: Sequence[str]) -> str | None:
     return "ipv6:" + ",".join(f"[{host}]:{port}" for host, port in mapped)
 
 
+def _unix_path(endpoint: str) -> str:
+    return endpoint.partition(":")[2].removeprefix("//")
+
+
 def _addresses(endpoint: str) -> list[tuple[str, int]]:
-    host, port = _host_port(endpoint)
     try:
-        rows = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
-    except (OSError, ValueError):
+        host, port = _place(endpoint)
+        rows = socket.getaddrinfo(host or "localhost", port, type=socket.SOCK_STREAM)
+    except (OSError, _NoAddress):
         return []
     return [(str(row[4][0]), int(row[4][1])) for row in rows]
 
 
 def _host_port(endpoint: str) -> tuple[str, str]:
-    address = endpoint.partition("://")[2] or endpoint
-    host, _, port = address.partition("/")[0].rpartition(":")
+    host, _, port = _address(endpoint).rpartition(":")
     return host.strip("[]"), port
+
+
+def _address(endpoint: str) -> str:
+    """What stands for host and port: a path behind it counts only without a scheme."""
+    scheme, separator, rest = endpoint.partition("://")
+    if separator and scheme in ("http", "https"):
+        return rest.partition("/")[0]
+    return endpoint
+
+
+class _NoAddress(Exception):
+    """An endpoint that cannot be dialled; the text is Go's."""
+
+
+def _place(endpoint: str) -> tuple[str, int]:
+    """Host and port of an endpoint; raises _NoAddress."""
+    address = _address(endpoint)
+    if not address:
+        raise _NoAddress("missing address")
+    host, colon, port = address.rpartition(":")
+    if not colon:
+        raise _NoAddress(f"address {address}: missing port in address")
+    if ":" in host and not host.startswith("["):
+        raise _NoAddress(f"address {address}: too many colons in address")
+    if port.isascii() and port.isdecimal():
+        if int(port) > PORT_MAX:
+            raise _NoAddress(f"address {port}: invalid port")
+        return host.strip("[]"), int(port)
+    try:
+        return host.strip("[]"), socket.getservbyname(port, "tcp")
+    except OSError:
+        raise _NoAddress(f"address tcp/{port}: unknown port") from None
 
 
 def connection_failure(endpoints: Sequence[str], settings: Settings) -> str:
     """Why the last endpoint takes no connection, in Go's words; empty when it does."""
     endpoint = endpoints[-1]
-    host, port = _host_port(endpoint)
-    dialing = "Error while dialing dial tcp"
-    if not host:
-        return f"{dialing}: address {port}: missing port in address"
+    dialing = "Error while dialing dial"
+    if endpoint.startswith(("unix:", "unixs:")):
+        path = _unix_path(endpoint)
+        try:
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(1)
+                connection.connect(path)
+        except OSError as failure:
+            reason = os.strerror(failure.errno or 0).lower()
+            return _desc(f"{dialing} unix {path}: connect: {reason}")
+        return ""
     try:
-        rows = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
-    except (OSError, ValueError):
-        return f"{dialing}: lookup {host}: no such host"
+        host, port = _place(endpoint)
+        rows = socket.getaddrinfo(host or "localhost", port, type=socket.SOCK_STREAM)
+    except _NoAddress as failure:
+        return _desc(f"{dialing} tcp: {failure}")
+    except OSError:
+        return _desc(f"{dialing} tcp: lookup {host}: no such host")
     address = rows[0][4]
     shown = f"[{address[0]}]" if ":" in str(address[0]) else address[0]
+    shown = shown if host else ""  # Go names the place as it was given
     try:
         with socket.create_connection(address[:2], timeout=1) as connection:  # type: ignore[arg-type]
-            return _handshake_failure(connection, endpoint, settings)
+            failed = _handshake_failure(connection, endpoint, settings)
+            return _desc(failed) if failed else _preface_failure(connection, endpoint, settings)
     except TimeoutError:
-        return f"{dialing} {shown}:{port}: i/o timeout"
+        return _desc(f"{dialing} tcp {shown}:{port}: i/o timeout")
     except OSError as failure:
         reason = os.strerror(failure.errno or 0).lower()
-        return f"{dialing} {shown}:{port}: connect: {reason}"
+        return _desc(f"{dialing} tcp {shown}:{port}: connect: {reason}")
+
+
+def _desc(reason: str) -> str:
+    return f'connection error: desc = "transport: {reason}"'
+
+
+def _preface_failure(connection: socket.socket, endpoint: str, settings: Settings) -> str:
+    """Whether who listens there hangs up on HTTP/2, as a web server or another program does."""
+    if _is_secure(endpoint, settings):
+        return ""
+    connection.settimeout(LISTEN_S)
+    try:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5))
+        while connection.recv(4096):
+            pass
+    except TimeoutError:
+        return ""
+    except OSError:
+        pass
+    return "connection closed"
+
+
+def _is_secure(endpoint: str, settings: Settings) -> bool:
+    files = settings.cert_file or settings.key_file or settings.ca_file
+    return not endpoint.startswith("http://") and bool(
+        files or settings.secure or endpoint.startswith("https://")
+    )
 
 
 def _handshake_failure(connection: socket.socket, endpoint: str, settings: Settings) -> str:
     """Why TLS fails on a connection that opens; empty for plain text."""
-    files = settings.cert_file or settings.key_file or settings.ca_file
-    if endpoint.startswith("http://") or not (
-        files or settings.secure or endpoint.startswith("https://")
-    ):
+    if not _is_secure(endpoint, settings):
         return ""
     import ssl
 

@@ -5,7 +5,6 @@ pflag accepts flags between arguments, `--flag=value`, `--flag value`, `-wjson`,
 are part of etcdctl's surface, so they are pflag's here.
 """
 
-import csv
 from dataclasses import dataclass, field
 
 from pyetcd.cli import gotext
@@ -18,13 +17,17 @@ class FlagError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """One flag. `kind` is bool, string, int, uint, duration or list; `default` is its text."""
+    """One flag. `kind` is bool, string, int, uint, duration or list; `default` is its text.
+
+    `since` names what brought a flag that etcd 3.5 does not have.
+    """
 
     name: str
     kind: str
     default: str
     usage: str
     short: str = ""
+    since: str = ""
 
     def parse(self, text: str) -> "Value":
         """The value of `text`; raises ParseFailure."""
@@ -51,9 +54,9 @@ def text(name: str, usage: str, default: str = "", *, short: str = "") -> Flag:
     return Flag(name, "string", default, usage, short)
 
 
-def integer(name: str, usage: str, default: int = 0) -> Flag:
+def integer(name: str, usage: str, default: int = 0, *, since: str = "") -> Flag:
     """A 64-bit integer flag."""
-    return Flag(name, "int", str(default), usage)
+    return Flag(name, "int", str(default), usage, since=since)
 
 
 def span(name: str, usage: str, default: str) -> Flag:
@@ -67,7 +70,47 @@ Value = bool | int | str | list[str]
 def _read_list(text: str) -> list[str]:
     if not text:
         return []
-    return next(csv.reader([text]))
+    fields, at = [], 0
+    while True:
+        if text[at : at + 1] == '"':
+            field, at = _quoted_field(text, at)
+        else:
+            end = text.find(",", at)
+            end = len(text) if end < 0 else end
+            field = text[at:end]
+            if '"' in field:
+                column = _column(text, at + field.index('"'))
+                raise ParseFailure(f'parse error on line 1, column {column}: bare " in'
+                                   " non-quoted-field")  # fmt: skip
+            at = end
+        fields.append(field)
+        if at == len(text):
+            return fields
+        at += 1
+
+
+def _quoted_field(text: str, start: int) -> tuple[str, int]:
+    """A field in quotes as Go's encoding/csv reads it, and where it ends."""
+    extraneous = 'extraneous or missing " in quoted-field'
+    at, field = start + 1, ""
+    while True:
+        quote = text.find('"', at)
+        if quote < 0:
+            place = "record on line 1; parse error on line 2, column 0"
+            raise ParseFailure(f"{place}: {extraneous}")
+        field += text[at:quote]
+        at = quote + 1
+        if text[at : at + 1] == '"':
+            field, at = field + '"', at + 1
+        elif text[at : at + 1] in ("", ","):
+            return field, at
+        else:
+            place = f"parse error on line 1, column {_column(text, quote)}"
+            raise ParseFailure(f"{place}: {extraneous}")
+
+
+def _column(text: str, at: int) -> int:
+    return len(text[:at].encode("utf-8", "surrogateescape"))
 
 
 def show(value: Value) -> str:
@@ -193,4 +236,5 @@ class FlagSet:
 
 
 def _rune(letter: str) -> str:
-    return f"'{letter}'"
+    raw = letter.encode("utf-8", "surrogateescape")
+    return f"'{chr(raw[0])}'"  # pflag looks at one byte

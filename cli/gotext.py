@@ -86,7 +86,8 @@ def parse_int(text: str, base: int, *, signed: bool = True) -> int:
     failure = f"strconv.{name}: parsing {quote(text.encode('utf-8', 'surrogateescape'))}: "
     digits = text[1:] if signed and text[:1] in ("+", "-") else text
     legal = re.fullmatch("[0-9a-zA-Z]+" if base else "[0-9a-zA-Z][0-9a-zA-Z_]*", digits)
-    if legal is None or not digits.isascii():
+    prefixed = base == 16 and digits[:2] in ("0x", "0X")  # which Python would take
+    if legal is None or not digits.isascii() or prefixed:
         raise ParseFailure(failure + "invalid syntax")
     try:
         if base == 0 and re.fullmatch("0[0-7_]+", digits):

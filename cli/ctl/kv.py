@@ -39,7 +39,10 @@ def get(context: Context) -> None:
     """`get`."""
     request = get_request(context)
     context.start_timeout()
-    answer = call(context, calls.RANGE, request)
+    if context.flags.boolean("stream"):
+        answer = _streamed(context, request)
+    else:
+        answer = call(context, calls.RANGE, request)
     display = context.display()
     if context.flags.boolean("count-only") and display.format != "fields":
         raise context.fail(BAD_ARGS, "--count-only is only for `--write-out=fields`")
@@ -48,6 +51,24 @@ def get(context: Context) -> None:
             raise context.fail(BAD_ARGS, "print-value-only is only for `--write-out=simple`")
         display.value_only = True
     display.show("get", answer)
+
+
+def _streamed(context: Context, request: rpc.RangeRequest) -> rpc.RangeResponse:
+    """The pieces of a RangeStream as one answer."""
+    import grpc
+
+    client = context.client()
+    answer = rpc.RangeResponse()
+    try:
+        for piece in client.server_stream(
+            calls.RANGE_STREAM, request, timeout_s=context.time_left_s()
+        ):
+            answer.MergeFrom(piece.range_response)
+    except grpc.RpcError as failure:
+        raise context.fail(ERROR, client.translate(failure).text) from None
+    except ClientError as failure:
+        raise context.fail(ERROR, failure.text) from None
+    return answer
 
 
 def delete(context: Context) -> None:
@@ -147,6 +168,10 @@ def get_request(context: Context) -> rpc.RangeRequest:
         serializable=consistency == "s",
         keys_only=flags.boolean("keys-only"),
         count_only=flags.boolean("count-only"),
+        min_create_revision=flags.integer("min-create-rev"),
+        max_create_revision=flags.integer("max-create-rev"),
+        min_mod_revision=flags.integer("min-mod-rev"),
+        max_mod_revision=flags.integer("max-mod-rev"),
     )
 
 

@@ -110,6 +110,47 @@ def move_leader(context: Context) -> None:
     raise context.fail(BAD_ARGS, f"no leader endpoint given at [{shown}]")
 
 
+def downgrade_validate(context: Context) -> None:
+    """`downgrade validate`."""
+    _downgrade(context, "validate")
+
+
+def downgrade_enable(context: Context) -> None:
+    """`downgrade enable`."""
+    _downgrade(context, "enable")
+
+
+def downgrade_cancel(context: Context) -> None:
+    """`downgrade cancel`."""
+    _downgrade(context, "cancel")
+
+
+def _downgrade(context: Context, action: str) -> None:
+    from pyetcd.cli import client as calls
+    from pyetcd.cli.ctl.kv import call
+    from pyetcd.cli.printers.base import Named
+    from pyetcd.proto import rpc_pb2 as rpc
+
+    target = ""
+    if action != "cancel":
+        if not context.args:
+            raise context.fail(BAD_ARGS, "TARGET_VERSION not provided")
+        if len(context.args) > 1:
+            raise context.fail(BAD_ARGS, "too many arguments")
+        target = context.args[0]
+        if not target:
+            raise context.fail(BAD_ARGS, "target version not provided")
+    actions = {
+        "validate": rpc.DowngradeRequest.VALIDATE,
+        "enable": rpc.DowngradeRequest.ENABLE,
+        "cancel": rpc.DowngradeRequest.CANCEL,
+    }
+    context.start_timeout()
+    request = rpc.DowngradeRequest(action=actions[action], version=target)
+    answer = call(context, calls.DOWNGRADE, request)
+    context.display().show("downgrade", Named((action,), answer))
+
+
 def version(context: Context) -> None:
     """`version`."""
     context.print(f"etcdctl version: {VERSION}")

@@ -4,10 +4,10 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 
-from pyetcd.cli.command import UsageMistake, find, resolve, usage
+from pyetcd.cli.command import UsageMistake, find, options_text, resolve, usage
 from pyetcd.cli.context import Context
 from pyetcd.cli.ctl.tree import ROOT
-from pyetcd.cli.terminal import Exit, Streams
+from pyetcd.cli.terminal import BAD_ARGS, Exit, Streams
 
 
 def run(
@@ -62,3 +62,17 @@ def help(context: Context) -> None:
     if unknown:
         context.warn("Unknown help topic [" + " ".join(f"`{word}`" for word in rest) + "]")
     context.write(usage(command, help_listed=not unknown).encode())
+
+
+def completion(context: Context) -> None:
+    """`completion <shell>`: a script for the shell."""
+    from pyetcd.cli.completion import SHELLS, script
+
+    if len(context.args) != 1 or context.args[0] not in SHELLS:
+        raise context.fail(BAD_ARGS, f"completion command needs a shell: {', '.join(SHELLS)}")
+    context.write(script(ROOT, context.args[0]).encode())
+
+
+def options(context: Context) -> None:
+    """`options`: the flags that every command has."""
+    context.write(options_text(ROOT).encode())

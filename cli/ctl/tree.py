@@ -51,6 +51,19 @@ GLOBAL = (
         short="d",
     ),
     text("discovery-srv-name", "service name to query when using DNS discovery"),
+    integer(
+        "max-request-bytes",
+        "largest request that is sent, in bytes (0: 2 MiB)",
+        since="3.6",
+    ),
+    integer("max-recv-bytes", "largest answer that is taken, in bytes (0: any)", since="3.6"),
+    Flag(
+        "auth-jwt-token",
+        "string",
+        "",
+        "JWT for authentication (in the place of --user and --password)",
+        since="3.7",
+    ),
 )
 
 _CLUSTER = boolean("cluster", "use all endpoints from the cluster member list")
@@ -95,6 +108,13 @@ GET = Command(
         boolean("keys-only", "Get only the keys"),
         boolean("count-only", "Get only the count"),
         boolean("print-value-only", 'Only write values when using the "simple" output format'),
+        integer("min-create-rev", "Minimum create revision", since="3.6"),
+        integer("max-create-rev", "Maximum create revision", since="3.6"),
+        integer("min-mod-rev", "Minimum modification revision", since="3.6"),
+        integer("max-mod-rev", "Maximum modification revision", since="3.6"),
+        Flag(
+            "stream", "bool", "false", "Get the answer in pieces, for very many keys", since="3.7"
+        ),
     ),
 )
 
@@ -109,6 +129,7 @@ DEL = Command(
             "from-key",
             "delete keys that are greater than or equal to the given key using byte compare",
         ),
+        Flag("range", "bool", "false", "delete range of keys", since="3.6"),
     ),
 )
 
@@ -227,6 +248,29 @@ raft applied index, errors.
     ),
 )
 
+_DOWNGRADE = Command(
+    "downgrade <TARGET_VERSION>",
+    "Downgrade related commands",
+    since="3.6",
+    children=(
+        Command(
+            "validate <TARGET_VERSION>",
+            "Validate downgrade capability before starting downgrade",
+            MAINTENANCE + "downgrade_validate",
+        ),
+        Command(
+            "enable <TARGET_VERSION>",
+            "Start a downgrade action to cluster",
+            MAINTENANCE + "downgrade_enable",
+        ),
+        Command(
+            "cancel",
+            "Cancel the ongoing downgrade action to cluster",
+            MAINTENANCE + "downgrade_cancel",
+        ),
+    ),
+)
+
 _ALARM = Command(
     "alarm <subcommand>",
     "Alarm related commands",
@@ -290,5 +334,19 @@ ROOT = Command(
         _MEMBER,
         *MORE,
         HELP,
+        _DOWNGRADE,
+        Command(
+            "completion <bash|zsh|fish>",
+            "Generate the autocompletion script for the specified shell",
+            "pyetcd.cli.ctl.run:completion",
+            long="\nLoad it with: source <(etcdctl completion bash)\n",
+            since="3.6",
+        ),
+        Command(
+            "options",
+            "Show the global command-line flags",
+            "pyetcd.cli.ctl.run:options",
+            since="3.7",
+        ),
     ),
 )

@@ -15,6 +15,7 @@ from pyetcd.cli.printers.base import (
     At,
     Display,
     Health,
+    Named,
     SnapshotHash,
     SnapshotStatus,
     TimeToLive,
@@ -78,7 +79,7 @@ def _message(display: Display, value: Message) -> None:
     display.terminal.print(message(value))
 
 
-def _about(display: Display, about: About[Message]) -> None:
+def _about(display: Display, about: About[Message] | Named[Message]) -> None:
     display.terminal.print(message(about.message))
 
 
@@ -218,6 +219,7 @@ PRINTERS = {
     "role_grant_permission": _about,
     "role_revoke_permission": _about,
     "auth_status": _message,
+    "downgrade": _about,
     "user_list": _message,
     "role_list": _message,
     "snapshot_status": _snapshot_status,

@@ -2,7 +2,7 @@
 
 from google.protobuf.message import Message
 
-from pyetcd.cli.printers.base import About, Display, TimeToLive
+from pyetcd.cli.printers.base import About, Display, Named, TimeToLive
 from pyetcd.proto import rpc_pb2 as rpc
 
 
@@ -10,7 +10,7 @@ def _message(display: Display, message: Message) -> None:
     display.terminal.write(message.SerializeToString())
 
 
-def _about(display: Display, about: About[Message]) -> None:
+def _about(display: Display, about: About[Message] | Named[Message]) -> None:
     _message(display, about.message)
 
 
@@ -64,6 +64,7 @@ PRINTERS = {
     "role_grant_permission": _about,
     "role_revoke_permission": _about,
     "auth_status": _message,
+    "downgrade": _about,
     "user_list": _message,
     "role_list": _message,
 }

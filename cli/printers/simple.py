@@ -171,6 +171,11 @@ def _auth_status(display: Display, answer: rpc.AuthStatusResponse) -> None:
     display.terminal.print(f"AuthRevision: {answer.authRevision}")
 
 
+def _downgrade(display: Display, named: Named[rpc.DowngradeResponse]) -> None:
+    version = named.message.version
+    display.terminal.print(f"Downgrade {named.names[0]} success, cluster version {version}")
+
+
 def _user_get(display: Display, named: Named[rpc.AuthUserGetResponse]) -> None:
     display.terminal.print(f"User: {named.names[0]}")
     display.terminal.print("Roles:" + "".join(f" {role}" for role in named.message.roles))
@@ -245,6 +250,7 @@ PRINTERS = {
     "alarm": _alarm,
     "move_leader": _move_leader,
     "auth_status": _auth_status,
+    "downgrade": _downgrade,
     "user_add": _said("User {} created"),
     "user_delete": _said("User {} deleted"),
     "user_get": _user_get,

@@ -333,7 +333,6 @@ bogus
 puts k1 v
 e
 le
-completion
 --bogus
 --version
 --bogus get k1

@@ -49,7 +49,9 @@ def test_parse_int(text, base, value):
     assert gotext.parse_int(text, base) == value
 
 
-@pytest.mark.parametrize("text", ["", "-", "0x", "1.5", " 1", "1 ", "١", "_1", "8000000000000000"])
+@pytest.mark.parametrize(
+    "text", ["", "-", "0x", "1.5", " 1", "1 ", "١", "_1", "8000000000000000", "0x1"]
+)
 def test_parse_int_refuses(text):
     with pytest.raises(ParseFailure):
         gotext.parse_int(text, 16)
