@@ -15,6 +15,7 @@ from pyetcd.store import compact as compact_module
 from pyetcd.store import streams, tail, wal, watch
 
 EMPTY_BYTES = 65_536  # of a keyspace file without keys
+MEMBERS_BYTES = 32 << 10  # what members that come and go leave in the v2 tree and its history
 
 
 @dataclass
@@ -106,7 +107,9 @@ class Shape:
             mix=rng.choice(("All", *MIXES)),
             caretaker=rng.random() < 0.4,
             compactor=rng.random() < 0.2,
-            quota_bytes=EMPTY_BYTES + (rng.randint(2, 8) << (16 if large_values else 12))
+            quota_bytes=EMPTY_BYTES
+            + MEMBERS_BYTES
+            + (rng.randint(2, 8) << (16 if large_values else 12))
             if rng.random() < 0.15
             else 2 << 30,
             drift=rng.choice((0.0, 0.0, 0.01, 0.05)),
