@@ -147,6 +147,7 @@ class Core:
         self.cluster_id = data.wal.cluster_id
         self.loop = loop = around.loop
         self.space: SpaceWatch | None = None
+        self.v2_base: V2Base | None = None  # of a member that serves the v2 API
         self.listeners: list[TickListener] = []  # further ones, for `start`
         clock = around.clock
         self._monotonic_s = clock.monotonic_s
@@ -275,7 +276,7 @@ class Core:
 
     def v2_api(self) -> V2Api:
         """The handlers of the v2 API, for a member that serves it."""
-        base = V2Base(
+        base = self.v2_base = V2Base(
             self.machine.v2,
             proposer=self.proposer,
             raft=self.node,

@@ -18,6 +18,7 @@ from pyetcd.server.turns import Turns
 from pyetcd.server.version import SERVER_VERSION, runtime_version
 
 _DEBUGGING, _NETWORK, _DISK = "etcd_debugging_", "etcd_network_", "etcd_disk_"
+_HTTP_TOOK = "etcd_http_successful_duration_seconds"
 _STREAMS = {
     "/etcdserverpb.Watch/Watch": "watch",
     "/etcdserverpb.Lease/LeaseKeepAlive": "lease-keepalive",
@@ -31,12 +32,19 @@ def feed(metrics: Metrics, core: Core, *, client_listener: Listener) -> None:
     metrics.vector("etcd_server_id").set((f"{core.facts.member_id:x}",), 1)
     metrics.vector("etcd_server_version").set((SERVER_VERSION,), 1)
     metrics.vector("etcd_server_go_version").set((runtime_version(),), 1)
+    if core.v2_base is not None:
+
+        def took(method: str, seconds: float) -> None:
+            metrics.histogram(_HTTP_TOOK, method).observe(seconds)
+
+        core.v2_base.took = took
     keys = _KeyCount(core)
     metrics.bind(_DEBUGGING + "mvcc_keys_total", keys.read)
 
     def refresh() -> None:
         keys.refresh()
         _copy_counters(metrics, core)
+        _copy_v2(metrics, core)
         _copy_calls(metrics, client_listener)
         _copy_peers(metrics, core.transport)
         version = core.machine.members.version
@@ -79,6 +87,12 @@ def _bind_numbers(metrics: Metrics, core: Core, client_listener: Listener) -> No
         "pyetcd_disk_stalled": lambda: facts.is_disk_stalled,
         "pyetcd_disk_stalls_total": lambda: driver.disk_stalls_total,
         "pyetcd_loop_lag_seconds_max": lambda: driver.loop_lag_s_max,
+    }
+    tree = machine.v2.tree
+    numbers |= {
+        "etcd_debugging_store_watchers": lambda: tree.hub.count,
+        "etcd_debugging_store_expires_total": lambda: tree.stats.expired,
+        "etcd_debugging_store_watch_requests_total": lambda: tree.hub.requests_total,
     }
     for name, read in numbers.items():
         metrics.bind(name, read)
@@ -216,6 +230,24 @@ def _copy_counters(metrics: Metrics, core: Core) -> None:
     failures = metrics.vector("etcd_server_learner_promote_failures")
     for reason, count in cluster.promotions_failed.items():
         failures.set((reason,), count)
+
+
+def _copy_v2(metrics: Metrics, core: Core) -> None:
+    """What the v2 store has counted, and the requests of v2 keys."""
+    stats = core.machine.v2.tree.stats
+    store = _DEBUGGING + "store_"
+    for action, count in stats.writes().items():
+        if count:
+            metrics.vector(store + "writes_total").set((action,), count)
+    for action, count in stats.reads.items():
+        metrics.vector(store + "reads_total").set((action,), count)
+    base = core.v2_base
+    if base is None:
+        return
+    for method, count in base.received.items():
+        metrics.vector("etcd_http_received_total").set((method,), count)
+    for (method, status), count in base.failed.items():
+        metrics.vector("etcd_http_failed_total").set((method, str(status)), count)
 
 
 def _copy_calls(metrics: Metrics, client_listener: Listener) -> None:

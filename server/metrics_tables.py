@@ -2,7 +2,8 @@
 
 Fed: a word for the code that counts it (`replica`, `listener`, ...), or `later: X` for what belongs
 to a part that does not exist yet; such a metric is exported as etcd exports it while X is idle: 0,
-or nothing when it has labels. `unused` is what only etcd can have (bbolt, the v2 proxy).
+or nothing when it has labels. `unused` is what only etcd can have (bbolt, the v2 proxy), or
+has and never shows.
 """
 
 from dataclasses import dataclass
@@ -54,15 +55,15 @@ _COUNTERS = (
     _counter(_D + "mvcc_events_total", "watch", "Events sent to watchers."),
     _counter(_D + "mvcc_range_total", "apply", "Ranges read, under the name before 3.4."),
     _counter(_D + "server_lease_expired_total", "chores", "Leases that ran out."),
-    _counter(_D + "store_expires_total", "later: v2", "v2 keys that ran out."),
-    _counter(_D + "store_reads_failed_total", "later: v2", "v2 reads that failed.", "action"),
-    _counter(_D + "store_reads_total", "later: v2", "v2 reads.", "action"),
-    _counter(_D + "store_watch_requests_total", "later: v2", "v2 watches."),
-    _counter(_D + "store_writes_failed_total", "later: v2", "v2 writes that failed.", "action"),
-    _counter(_D + "store_writes_total", "later: v2", "v2 writes.", "action"),
+    _counter(_D + "store_expires_total", "v2", "v2 keys that ran out."),
+    _counter(_D + "store_reads_failed_total", "unused", "v2 reads that failed.", "action"),
+    _counter(_D + "store_reads_total", "v2", "v2 reads.", "action"),
+    _counter(_D + "store_watch_requests_total", "v2", "v2 watches."),
+    _counter(_D + "store_writes_failed_total", "unused", "v2 writes that failed.", "action"),
+    _counter(_D + "store_writes_total", "v2", "v2 writes.", "action"),
     _counter("etcd_grpc_proxy_events_coalescing_total", "unused", "Events merged by a gRPC proxy."),
-    _counter("etcd_http_failed_total", "later: v2", "v2 requests that failed.", "method", "code"),
-    _counter("etcd_http_received_total", "later: v2", "v2 requests.", "method"),
+    _counter("etcd_http_failed_total", "v2", "v2 requests that failed.", "method", "code"),
+    _counter("etcd_http_received_total", "v2", "v2 requests.", "method"),
     _counter("etcd_mvcc_delete_total", "apply", "Deletions."),
     _counter("etcd_mvcc_put_total", "apply", "Puts."),
     _counter("etcd_mvcc_range_total", "apply", "Ranges read."),
@@ -118,7 +119,7 @@ _GAUGES = (
     _gauge(_D + "mvcc_total_put_size_in_bytes", "apply", "Bytes of all puts so far."),
     _gauge(_D + "mvcc_watch_stream_total", "watch", "Watch streams."),
     _gauge(_D + "mvcc_watcher_total", "watch", "Watchers."),
-    _gauge(_D + "store_watchers", "later: v2", "v2 watchers."),
+    _gauge(_D + "store_watchers", "v2", "v2 watchers."),
     _gauge("etcd_disk_defrag_inflight", "facts", "1 while a defragmentation runs."),
     _gauge("etcd_disk_wal_write_bytes_total", "wal", "Bytes written to the log."),
     _gauge("etcd_grpc_proxy_cache_hits_total", "unused", "gRPC proxy: hits."),
@@ -191,7 +192,7 @@ _HISTOGRAMS = (
     ),
     _histogram("etcd_disk_wal_fsync_duration_seconds", "wal", "Commits of the log.", _DISK),
     _histogram(
-        "etcd_http_successful_duration_seconds", "later: v2", "v2 requests.", _HTTP, "method"
+        "etcd_http_successful_duration_seconds", "v2", "v2 requests.", _HTTP, "method"
     ),
     _histogram("etcd_mvcc_hash_duration_seconds", "machine", "Hash.", (0.01, 2, 15)),
     _histogram("etcd_mvcc_hash_rev_duration_seconds", "machine", "HashKV.", (0.01, 2, 15)),

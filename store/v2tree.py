@@ -94,7 +94,17 @@ class Stats:
         self.fail = dict.fromkeys(STATS, 0)
         self.expired = 0
         self.reads: dict[str, int] = {}
-        self.reads_failed: dict[str, int] = {}
+        self.writes_astray: dict[str, int] = {}  # a file was on the way: counted once more
+
+    def writes(self) -> dict[str, int]:
+        """By action, as etcd's metrics count them."""
+        astray = self.writes_astray
+        found = {}
+        for kind in STATS[1:]:
+            action = ev.SET if kind == "sets" else kind
+            found[action] = self.success[kind] + self.fail[kind] + astray.get(action, 0)
+        found[ev.SET] -= sum(astray.values())
+        return found
 
 
 class Tree:
@@ -127,7 +137,6 @@ class Tree:
             node = self.find(path)
         except V2Error:
             self.stats.fail["gets"] += 1
-            self.stats.reads_failed[kind] = self.stats.reads_failed.get(kind, 0) + 1
             raise
         self.stats.success["gets"] += 1
         view = self._view(node)
@@ -321,7 +330,12 @@ class Tree:
             raise V2Error(ROOT_READ_ONLY, "/", self.index)
         if expiration_ns < EXPIRATION_MIN_NS:
             expiration_ns = PERMANENT
-        parent = self._parent_of(path)
+        try:
+            parent = self._parent_of(path)
+        except V2Error:
+            self.stats.fail["sets"] += 1  # as well as what was asked
+            self.stats.writes_astray[action] = self.stats.writes_astray.get(action, 0) + 1
+            raise
         assert parent.children is not None
         name = path.rpartition("/")[2]
         old = parent.children.get(name)
@@ -357,7 +371,6 @@ class Tree:
                 node.children[name] = child
                 self.saved(child)
             elif not child.is_dir:
-                self.stats.fail["sets"] += 1  # as well as what was asked
                 raise V2Error(NOT_DIR, child.path, self.index)
             node = child
         return node

@@ -66,6 +66,10 @@ class V2Base:
         self.store = store
         self.raft = raft
         self.loop = loop
+        # Requests of keys that do not wait: by method, and by method and status.
+        self.received: dict[str, int] = {}
+        self.failed: dict[tuple[str, int], int] = {}
+        self.took: Callable[[str, float], None] = lambda method, seconds: None
         self.cluster: Pairs = (("X-Etcd-Cluster-Id", f"{cluster_id:x}"),)
         self._proposer = proposer
         self._wall_s = wall_s

@@ -62,11 +62,21 @@ class KeysHandler:
             try:
                 return KeyStream(base, asked, responder).begin()
             except V2Error as error:
+                failure = (asked.Method, error.status)
+                base.failed[failure] = base.failed.get(failure, 0) + 1
                 return fail_v2(responder, base.cluster, error)
+
+        method = "QGET" if asked.Method == "GET" and asked.Quorum else asked.Method
+        if not asked.Wait:
+            base.received[method] = base.received.get(method, 0) + 1
+        began_s = base.loop.time()
 
         def done(found: Event | V2Error) -> None:
             if isinstance(found, V2Error):
+                failure = (method, found.status)
+                base.failed[failure] = base.failed.get(failure, 0) + 1
                 return fail_v2(responder, base.cluster, found)
+            base.took(method, base.loop.time() - began_s)
             return self._answer(responder, found, no_value=no_value)
 
         return base.do(asked, done)

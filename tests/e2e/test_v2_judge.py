@@ -474,6 +474,34 @@ def test_users_and_roles(pair: Any) -> None:
     same(pair, "GET", "/auth/enable")
 
 
+METRIC = re.compile(
+    r"(etcd_debugging_store_[a-z_]+|etcd_http_(?:received|failed)_total"
+    r"|etcd_http_successful_duration_seconds_count)(\{[^}]*\})? ([0-9.e+]+)"
+)
+
+
+def metrics(node: Any) -> dict[str, float]:
+    text = raw(node, "/metrics").decode()
+    return {f"{m[1]}{m[2] or ''}": float(m[3]) for m in METRIC.finditer(text)}
+
+
+def test_metrics(pair: Any) -> None:
+    """They have grown by the same."""
+    before = [metrics(node) for node in pair]
+    for method, path, body in ROWS[:100]:
+        same(pair, method, path, body, headers=FORM if body else {})
+    same(pair, "GET", "/keys/metric?wait=true&waitIndex=5")
+    same(pair, "PUT", "/keys/metric?value=1&ttl=0")
+    time.sleep(1.5)  # until it has run out
+    grown = [
+        {name: value - old.get(name, 0) for name, value in metrics(node).items()}
+        for node, old in zip(pair, before, strict=True)
+    ]
+    assert {n: v for n, v in grown[1].items() if v} == {n: v for n, v in grown[0].items() if v}
+    names = {name.partition("{")[0] for name in metrics(pair[1])}
+    assert names == {name.partition("{")[0] for name in metrics(pair[0])}
+
+
 def test_a_member_gets_its_own_urls_again(pair: Any) -> None:
     """Not asked of etcd: it drops a change right after another one, and waits for its timeout."""
     own = json.loads(raw(pair[1], "/v2/members"))["members"][0]

@@ -14,6 +14,7 @@ from pyetcd.server.metrics import Metrics
 from pyetcd.server.peer.activity import PeerCounters
 from pyetcd.store.apply import NOTHING, Applied
 from pyetcd.store.tally import Tally
+from pyetcd.store.v2tree import Stats
 
 
 class Anything(SimpleNamespace):
@@ -41,11 +42,15 @@ def core(**parts: Any) -> Any:
         members=SimpleNamespace(version="3.5.0"),
         auth=Anything(),
         wal=Anything(),
+        v2=SimpleNamespace(
+            tree=SimpleNamespace(stats=Stats(), hub=Anything()),
+        ),
         backend=SimpleNamespace(generation=0, size_bytes=0, in_use_bytes=0),
         count_keys=counted.append,
     )
     made = SimpleNamespace(
         machine=machine,
+        v2_base=None,
         facts=Anything(member_id=0xA, defragment_hooks=[]),
         driver=Anything(commits=None),
         proposer=Anything(),
