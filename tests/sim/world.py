@@ -401,6 +401,7 @@ class World:
         still be there, and from here on its log is the only truth."""
         self.say(survivor.name, "is started with --force-new-cluster")
         survivor.is_forced = True
+        self.raft_checker = Unchecked()  # a crash may come before all of it is done
         self.boot(survivor)
 
     def rebase(self, data: DataDir, committed: int) -> None:
@@ -417,7 +418,6 @@ class World:
         self.say("world", f"of {old.last_index} entries {kept} are left")
         self.history = new = History(Model(data_ttl_min(self.shape)))
         self.lease_checker = LeaseChecker()
-        self.raft_checker = Unchecked()
         self.state_checker = StateChecker(new)
         self._hashes.clear()
         self.rebased_s = self.clock.now_s
