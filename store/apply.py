@@ -54,7 +54,7 @@ from pyetcd.store.mvcc import Keyspace
 from pyetcd.store.permit import permit
 from pyetcd.store.tokens import SimpleTokens
 from pyetcd.store.txn import apply_delete_range, apply_put, apply_range, apply_txn
-from pyetcd.store.v2 import V2Store
+from pyetcd.store.v2 import V2Store, text_of
 from pyetcd.store.v2event import Event
 from pyetcd.store.watch import WatchHub
 
@@ -309,7 +309,7 @@ class Applier:
         op = f"v2 {request.Method}"
         plain = not (request.HasField("PrevExist") or request.PrevIndex or request.PrevValue)
         if request.Method == "PUT" and plain:
-            if match := _ATTRIBUTES_PATH.fullmatch(request.Path):
+            if match := _ATTRIBUTES_PATH.fullmatch(text_of(request.Path)):
                 attributes = json.loads(request.Val)
                 name, urls = attributes.get("name", ""), attributes.get("clientURLs") or ()
                 self._set_attributes(int(match[1], 16), name, urls)

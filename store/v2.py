@@ -55,8 +55,8 @@ class V2Store:
         )
         for path, value, expiration_ns, modified, created in rows:
             is_dir = value is None
-            text = "" if is_dir else value.decode()
-            node = Node(path, text, is_dir=is_dir, index=created, parent=None)
+            text = "" if is_dir else text_of(value)
+            node = Node(text_of(path), text, is_dir=is_dir, index=created, parent=None)
             node.modified_index = modified
             node.expiration_ns = expiration_ns
             tree.restore(node)
@@ -84,56 +84,58 @@ class V2Store:
     def _apply(self, request: Request) -> Event | None:
         tree, method = self.tree, request.Method
         refresh = request.Refresh
+        path, value = text_of(request.Path), text_of(request.Val)
+        prev_value = text_of(request.PrevValue)
         if method == "QGET":
-            return tree.get(request.Path, recursive=request.Recursive, is_sorted=request.Sorted)
+            return tree.get(path, recursive=request.Recursive, is_sorted=request.Sorted)
         if method == "SYNC":
             tree.expire(request.Time)
             return None
         if method == "POST":
             return tree.create(
-                request.Path,
+                path,
                 is_dir=request.Dir,
-                value=request.Val,
+                value=value,
                 in_order=True,
                 expiration_ns=request.Expiration,
             )
         if method == "DELETE":
             if request.PrevIndex or request.PrevValue:
                 return tree.compare_and_delete(
-                    request.Path, prev_value=request.PrevValue, prev_index=request.PrevIndex
+                    path, prev_value=prev_value, prev_index=request.PrevIndex
                 )
-            return tree.delete(request.Path, is_dir=request.Dir, recursive=request.Recursive)
+            return tree.delete(path, is_dir=request.Dir, recursive=request.Recursive)
         if method != "PUT":
             raise UnknownMethod
         compares = bool(request.PrevIndex or request.PrevValue)
         if request.HasField("PrevExist") and not request.PrevExist:
             return tree.create(
-                request.Path,
+                path,
                 is_dir=request.Dir,
-                value=request.Val,
+                value=value,
                 in_order=False,
                 expiration_ns=request.Expiration,
             )
         if compares:
             return tree.compare_and_swap(
-                request.Path,
-                prev_value=request.PrevValue,
+                path,
+                prev_value=prev_value,
                 prev_index=request.PrevIndex,
-                value=request.Val,
+                value=value,
                 expiration_ns=request.Expiration,
                 refresh=refresh,
             )
         if request.HasField("PrevExist"):
             return tree.update(
-                request.Path,
-                value=request.Val,
+                path,
+                value=value,
                 expiration_ns=request.Expiration,
                 refresh=refresh,
             )
         return tree.set(
-            request.Path,
+            path,
             is_dir=request.Dir,
-            value=request.Val,
+            value=value,
             expiration_ns=request.Expiration,
             refresh=refresh,
         )
@@ -221,12 +223,13 @@ class V2Store:
     def _write(self) -> None:
         execute = self._backend.execute
         for path, node in self._changed.items():
+            place = path if _is_sound(path) else _bytes(path)
             if node is None:
-                execute("DELETE FROM v2_nodes WHERE path = ?", (path,))
+                execute("DELETE FROM v2_nodes WHERE path = ?", (place,))
                 continue
-            value = None if node.is_dir else node.value.encode()
+            value = None if node.is_dir else _bytes(node.value)
             indexes = (node.modified_index, node.created_index)
-            execute(_SAVE, (path, value, node.expiration_ns, *indexes))
+            execute(_SAVE, (place, value, node.expiration_ns, *indexes))
         self._changed.clear()
         if self._written == self.tree.index:
             return
@@ -236,6 +239,23 @@ class V2Store:
         self._written = self.tree.index
         oldest = self._written - HISTORY_MAX
         execute("DELETE FROM v2_events WHERE event_index <= ?", (oldest,))
+
+
+def text_of(value: str | bytes) -> str:
+    """Members of etcd take bytes that are no UTF-8; they stay what they are."""
+    return value if isinstance(value, str) else value.decode(errors="surrogateescape")
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode(errors="surrogateescape")
+
+
+def _is_sound(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class UnknownMethod(RpcError):

@@ -181,7 +181,7 @@ class Tree:
                 view.nodes = self._children(child, recursive=True, is_sorted=is_sorted)
             views.append(view)
         if is_sorted:
-            views.sort(key=lambda view: view.key.encode())
+            views.sort(key=lambda view: view.key.encode(errors="surrogateescape"))
         return views
 
     def _view(self, node: Node) -> View:

@@ -27,7 +27,7 @@ from pyetcd.server.http.v2base import (
     fail_http,
     send_json,
 )
-from pyetcd.server.http.v2json import dump
+from pyetcd.server.http.v2json import dump, sound
 from pyetcd.server.passwords import Passwords
 from pyetcd.server.wire.http1 import HttpRequest, HttpResponder
 from pyetcd.store.v2 import AUTH
@@ -456,8 +456,7 @@ def _document(request: HttpRequest) -> Doc:
         found, _ = json.JSONDecoder().raw_decode(request.body.decode().lstrip(" \t\r\n"))
     except (ValueError, RecursionError):
         raise HttpError(400, "Invalid JSON in request body.") from None
-    if found is None:
-        found = {}
+    found = {} if found is None else sound(found)
     if not isinstance(found, dict) or not _has_types(found):
         raise HttpError(400, "Invalid JSON in request body.")
     return found

@@ -66,3 +66,14 @@ def dump(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(dump, value)) + "]"
     return str(value)
+
+
+def sound(value: Any) -> Any:
+    """A value of parsed JSON; half a surrogate pair is no character, and Go puts a mark for it."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [sound(item) for item in value]
+    if isinstance(value, dict):
+        return {sound(key): sound(item) for key, item in value.items()}
+    return value

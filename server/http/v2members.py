@@ -39,7 +39,7 @@ from pyetcd.server.http.v2base import (
     method_not_allowed,
     send_json,
 )
-from pyetcd.server.http.v2json import dump, rfc3339
+from pyetcd.server.http.v2json import dump, rfc3339, sound
 from pyetcd.server.http.v2keys import PREFIX as KEYS_PREFIX
 from pyetcd.server.http.v2keys import KeysHandler
 from pyetcd.server.passwords import Passwords
@@ -249,7 +249,7 @@ def _peer_urls(request: HttpRequest) -> Sequence[str]:
         raise HttpError(415, f"Bad Content-Type {kind}, accept application/json")
     if broken := why_broken(request.body, whole=True):
         raise HttpError(400, broken)
-    found = json.loads(request.body)
+    found = sound(json.loads(request.body))
     if found is not None and not isinstance(found, dict):
         raise HttpError(400, f"json: cannot unmarshal {_kind(found)} into Go value of type {_GO}")
     urls = (found or {}).get("peerURLs") or []

@@ -456,6 +456,8 @@ def test_users_and_roles(pair: Any) -> None:
         body = "" if document is None else json.dumps(document)
         same(pair, method, path, body, headers=JSON)
     same(pair, "PUT", "/auth/users/u", "{bad", headers=JSON)
+    half = '{"user":"u","grant":["a\\ud800"]}'
+    same(pair, "PUT", "/auth/users/u", half, headers=JSON)
     same(pair, "PUT", "/keys/r/k?value=0")
     same(pair, "PUT", "/auth/enable")
     root = basic("root", "rp")

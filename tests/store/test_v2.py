@@ -180,6 +180,21 @@ def random_request(rng: random.Random) -> Request:
     return request
 
 
+def test_bytes_of_an_etcd_member(store: V2Store, backend: Backend) -> None:
+    """Its clients may write what is no UTF-8; protobuf gives that as bytes."""
+    encoded = b"\x12\x03PUT\x1a\x05/1/\xfe\xff\x22\x02\xff1"
+    for index in (1, 2):
+        found = store.apply(Request.FromString(encoded))
+        assert isinstance(found, Event)
+        assert found.node.value == "\udcff1" and found.node.key == "/1/\udcfe\udcff"
+        assert found.is_created == (index == 1)
+    assert everything(V2Store(backend, lambda: NOW_NS)) == everything(store)
+    assert backend.query("SELECT count(*) FROM v2_nodes")[0][0] == 1
+    gone = b"\x12\x06DELETE\x1a\x05/1/\xfe\xff"
+    assert isinstance(store.apply(Request.FromString(gone)), Event)
+    assert backend.query("SELECT count(*) FROM v2_nodes")[0][0] == 0
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_a_restart_finds_everything(seed: int, store: V2Store, backend: Backend) -> None:
     rng = random.Random(seed)
