@@ -103,7 +103,33 @@ class Context(Terminal):
                 if flag.since and name not in self.flags.changed:
                     continue
                 self.warn(f"{_variable(name)}={self.flags.shown(name)}")
-        return read_settings(self, self.flags)
+        found = self._discovered()
+        settings = read_settings(self, self.flags)
+        if not found:
+            return settings
+        from dataclasses import replace
+
+        return replace(settings, endpoints=found)
+
+    def _discovered(self) -> list[str]:
+        """The endpoints that DNS names, in the place of --endpoints (--discovery-srv)."""
+        domain = self.flags.text("discovery-srv")
+        if not domain:
+            return []
+        from pyetcd.cli import srv
+
+        name = self.flags.text("discovery-srv-name")
+        try:
+            found = srv.endpoints(domain, name, srv.name_servers())
+        except srv.LookupFailure as failure:
+            raise self.fail(ERROR, str(failure)) from None
+        if not self.flags.boolean("insecure-discovery"):
+            for endpoint in found:
+                if endpoint.startswith("http://"):
+                    quoted = gotext.quote(endpoint.encode())
+                    self.warn(f"ignoring discovered insecure endpoint {quoted}")
+            found = [endpoint for endpoint in found if not endpoint.startswith("http://")]
+        return found
 
     def dial(self, endpoints: list[str], settings: "Settings") -> "Client":
         """A client for these endpoints. Exits when they, the files or the password do not do."""

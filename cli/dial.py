@@ -23,6 +23,13 @@ LISTEN_S = 0.2  # for who hangs up on HTTP/2 to do so
 KEEPALIVE_MIN_NS = 10 * 10**9  # grpc-go raises a shorter --keepalive-time to this
 
 
+_CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
+_SWITCHED = (
+    "tls: failed to find certificate PEM data in certificate input, but did find a private key;"
+    " PEM inputs may have been switched"
+)
+
+
 class BadSettings(Exception):
     """Flags that allow no connection; the command ends with `code`."""
 
@@ -139,6 +146,13 @@ def _credentials(endpoint: str, settings: Settings) -> _Credentials | None:
     for part, what in ((cert, "certificate"), (key, "key")):
         if part is not None and b"-----BEGIN " not in part:
             raise BadSettings(128, f"tls: failed to find any PEM data in {what} input")
+    if cert is not None and _CERTIFICATE not in cert:
+        raise BadSettings(128, _SWITCHED)
+    if key is not None and b"PRIVATE KEY-----" not in key:
+        text = "tls: found a certificate rather than a key in the PEM for the private key"
+        raise BadSettings(128, text)
+    if roots is not None and b"-----BEGIN " in roots and _CERTIFICATE not in roots:
+        raise BadSettings(128, f"{settings.ca_file} holds no certificate")
     wanted = any(files) or settings.secure
     if endpoint.startswith(("http://", "unix:")) or not (
         wanted or endpoint.startswith(("https://", "unixs:"))
@@ -320,6 +334,8 @@ def _handshake_failure(connection: socket.socket, endpoint: str, settings: Setti
     except ssl.SSLEOFError:
         return f"{failed}: EOF"
     except ssl.SSLError as failure:
+        if failure.reason == "NO_CERTIFICATE_OR_CRL_FOUND":  # an empty file trusts nobody
+            return f"{failed}: x509: certificate signed by unknown authority"
         return f"{failed}: {failure.reason}"
     except OSError:
         return f"{failed}: EOF"
