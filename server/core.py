@@ -283,6 +283,7 @@ class Core:
             cluster_id=self.cluster_id,
             wall_s=self._wall_s,
             loop=self.loop,
+            is_full=lambda: self.space is not None and self.space.is_full,
         )
         return V2Api(
             base,

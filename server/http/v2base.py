@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol
 
-from pyetcd.proto.errors import ContextDeadlineExceeded, EtcdError, Stopped, Timeout
+from pyetcd.proto.errors import ContextDeadlineExceeded, EtcdError, NoSpace, Stopped, Timeout
 from pyetcd.proto.raft_internal_pb2 import InternalRaftRequest
 from pyetcd.proto.v2request_pb2 import Request
 from pyetcd.server.api.base import Proposer
@@ -62,7 +62,9 @@ class V2Base:
         cluster_id: int,
         wall_s: Callable[[], float],
         loop: asyncio.AbstractEventLoop,
+        is_full: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`is_full`: the disk takes no more; then what adds to the tree is refused."""
         self.store = store
         self.raft = raft
         self.loop = loop
@@ -73,6 +75,7 @@ class V2Base:
         self.cluster: Pairs = (("X-Etcd-Cluster-Id", f"{cluster_id:x}"),)
         self._proposer = proposer
         self._wall_s = wall_s
+        self._is_full = is_full
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -94,6 +97,8 @@ class V2Base:
             except V2Error as error:
                 return done(error)
             return done(found)
+        if request.Method in ("PUT", "POST") and self._is_full():
+            return done(as_v2(NoSpace()))
 
         def answered(answer: Any) -> None:
             done(as_v2(answer) if isinstance(answer, EtcdError) else answer)
