@@ -20,7 +20,14 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # the C core would log on our s
 import grpc
 from google.protobuf.message import Message
 
-from pyetcd.cli.dial import BadSettings, Settings, connection_failure, open_channel, read_settings
+from pyetcd.cli.dial import (
+    BadSettings,
+    Settings,
+    connection_failure,
+    has_choice,
+    open_channel,
+    read_settings,
+)
 from pyetcd.proto import rpc_pb2 as rpc
 
 if TYPE_CHECKING:
@@ -32,6 +39,7 @@ Response = TypeVar("Response", bound=Message)
 
 RETRIES_MAX = 100  # clientv3 options.go: defaultUnaryMaxRetries
 RETRY_PAUSE_S, RETRY_JITTER = 0.025, 0.10  # clientv3: between rounds over a quorum of endpoints
+LEFT_MAX = 4  # channels that were given up and may still carry a stream; older ones close
 REFRESHES_MAX = 3  # new tokens for one call: a token that is refused at once would never do
 _GO_NAMES = {grpc.StatusCode.CANCELLED: "Canceled"}
 
@@ -134,6 +142,7 @@ class Client:
         self._token = settings.token
         self._channel = open_channel(self.endpoints, settings)
         self._children: list[Client] = []
+        self._left: list[grpc.Channel] = []
 
     def at(self, endpoint: str) -> "Client":
         """A client for this endpoint alone, with the same identity."""
@@ -148,8 +157,9 @@ class Client:
         """Closes the connections."""
         for child in self._children:
             child.close()
-        if self._channel is not None:
-            self._channel.close()
+        for channel in (*self._left, self._channel):
+            if channel is not None:
+                channel.close()
 
     def authenticate(self) -> None:
         """Gets a token for the user, if there is one; a cluster without auth is no failure."""
@@ -179,6 +189,8 @@ class Client:
             except ClientError as failure:
                 self._log(attempt, failure)
                 last = failure
+            if last.code == "Unavailable" and has_choice(self.endpoints, self._settings):
+                self._choose_again()
             if self._wants_token(last) and refreshes < REFRESHES_MAX:
                 # Refused before anything was done, so that a write may be sent again, too.
                 refreshes += 1
@@ -190,6 +202,14 @@ class Client:
             if deadline is not None and time.monotonic() >= deadline:
                 break
         raise last
+
+    def _choose_again(self) -> None:
+        """A channel to an endpoint that is there now; streams may still use the old one."""
+        if self._channel is not None:
+            self._left.append(self._channel)
+        while len(self._left) > LEFT_MAX:
+            self._left.pop(0).close()
+        self._channel = open_channel(self.endpoints, self._settings)
 
     def _wants_token(self, failure: ClientError) -> bool:
         """Whether a new token may do: this one has run out, its server has forgotten it in a

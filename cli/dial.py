@@ -107,6 +107,8 @@ def ask_password(terminal: Terminal, prompt: str = "Password: ") -> str:
 
 def open_channel(endpoints: Sequence[str], settings: Settings) -> grpc.Channel | None:
     """A channel to the endpoints; None when none of them can be an address."""
+    if has_choice(endpoints, settings):
+        endpoints = [_first_trusted(endpoints, settings)]
     credentials = _credentials(endpoints[0], settings)
     options: list[tuple[str, str | int]] = [
         ("grpc.enable_retries", 0),  # retries are ours: they are logged and never repeat a write
@@ -128,6 +130,53 @@ def open_channel(endpoints: Sequence[str], settings: Settings) -> grpc.Channel |
         name = _fetched_name(credentials) or name
     options.append(("grpc.ssl_target_name_override", name))
     return grpc.secure_channel(target, credentials.channel, options)
+
+
+def has_choice(endpoints: Sequence[str], settings: Settings) -> bool:
+    """Whether one endpoint is chosen for a channel: grpcio expects one name of all the servers of a
+    channel, or one certificate, where clientv3 expects of each its own."""
+    names = {_host_port(endpoint)[0] for endpoint in endpoints}
+    many = len(names) > 1 or (settings.skip_verify and len(endpoints) > 1)
+    return many and _is_secure(endpoints[0], settings)
+
+
+def _first_trusted(endpoints: Sequence[str], settings: Settings) -> str:
+    """The endpoint that is first to end a handshake; when there is none, the first."""
+    import queue
+    import threading
+
+    ends: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def probe(endpoint: str) -> None:
+        try:
+            trusted = _shakes_hands(endpoint, settings)
+        except (OSError, _NoAddress):
+            trusted = False
+        ends.put(endpoint if trusted else "")
+
+    for endpoint in endpoints:
+        threading.Thread(target=probe, args=(endpoint,), daemon=True).start()
+    for _ in endpoints:
+        if found := ends.get():
+            return found
+    return endpoints[0]
+
+
+def _shakes_hands(endpoint: str, settings: Settings) -> bool:
+    """Raises OSError and _NoAddress."""
+    import ssl
+
+    context = ssl.create_default_context(cafile=settings.ca_file or None)
+    if settings.skip_verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if settings.cert_file:
+        context.load_cert_chain(settings.cert_file, settings.key_file)
+    host, port = _place(endpoint)
+    place = (host or "localhost", port)
+    with socket.create_connection(place, timeout=settings.dial_timeout_s) as plain:
+        context.wrap_socket(plain, server_hostname=host).close()
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,12 +208,29 @@ def _credentials(endpoint: str, settings: Settings) -> _Credentials | None:
     ):
         return None
     if settings.skip_verify:
-        import ssl
-
-        with contextlib.suppress(OSError):
-            host, port = _host_port(endpoint)
-            roots = ssl.get_server_certificate((host, int(port)), timeout=2).encode()
+        roots = _fetched(endpoint, settings) or roots
     return _Credentials(grpc.ssl_channel_credentials(roots, key, cert), roots)
+
+
+def _fetched(endpoint: str, settings: Settings) -> bytes | None:
+    """The certificate that the server shows; some servers want to see one first."""
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with contextlib.suppress(OSError, _NoAddress):
+        host, port = _place(endpoint)
+        if settings.cert_file:
+            context.load_cert_chain(settings.cert_file, settings.key_file)
+        place = (host or "localhost", port)
+        with (
+            socket.create_connection(place, timeout=settings.dial_timeout_s) as plain,
+            context.wrap_socket(plain, server_hostname=host) as channel,
+        ):
+            raw = channel.getpeercert(binary_form=True)
+            return ssl.DER_cert_to_PEM_cert(raw).encode() if raw else None
+    return None
 
 
 def _read(name: str) -> bytes:

@@ -34,6 +34,13 @@ ROWS = """
 {ca} {pair} endpoint status --cluster
 {ca} {pair} --insecure-transport=false get k
 {ca} {pair} --insecure-transport=true get k
+{pair} --insecure-skip-tls-verify get k
+{other_ca} {pair} --insecure-skip-tls-verify put k v
+--insecure-skip-tls-verify --command-timeout=400ms get k
+{ca} {pair} --endpoints=https://localhost:{port},https://127.0.0.1:{port} get k
+{ca} {pair} --endpoints=https://localhost:1,https://127.0.0.1:{port} get k
+{ca} {pair} --endpoints=https://127.0.0.1:1,https://127.0.0.1:{port} put k v
+{pair} --insecure-skip-tls-verify --endpoints=https://127.0.0.1:1,https://127.0.0.1:{port} get k
 {other_ca} {pair} --command-timeout=400ms get k
 {pair} --command-timeout=400ms get k
 {ca} --cert={cert} get k
@@ -104,6 +111,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     command += [f"--trusted-ca-file={authority.path}"]
     found = {
         "url": url,
+        "port": str(port),
         "ca": f"--cacert={authority.path}",
         "other_ca": f"--cacert={other.path}",
         "pair": f"--cert={client.cert} --key={client.key}",
@@ -125,7 +133,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 @pytest.mark.parametrize("line", ROWS.strip().split("\n"))
 def test_row(words, blank, line):
     argv = shlex.split(line.format(**words))
-    env = {"ETCDCTL_ENDPOINTS": words["url"]}
+    env = {} if "--endpoints" in line else {"ETCDCTL_ENDPOINTS": words["url"]}
     program = [str(BINARIES / "etcdctl"), *argv]
     done = subprocess.run(program, capture_output=True, env=env, timeout=30, check=False)
     got = run(argv, env)
