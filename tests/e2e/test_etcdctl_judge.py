@@ -21,6 +21,7 @@ from typing import Any
 
 import grpc
 import pytest
+from later import ADDED
 
 from pyetcd.cli.ctl.run import run as ctl
 from pyetcd.proto import rpc_pb2 as rpc
@@ -311,6 +312,7 @@ _MESSAGES: dict[str, Any] = {
 }
 
 _BLANKS = [
+    (ADDED, ""),
     (r'"ts":("[^"]*"|[0-9.e+]+)', '"ts":T'),
     (r"0xc[0-9a-f]+", "PTR"),
     (r',"stacktrace":"[^"]*"', ""),
