@@ -85,6 +85,9 @@ class Serving:
             hosts=config.host_whitelist,
             secure=all(url.is_tls for url in http_urls),
             rejected=lambda host: log.warn("rejecting request with unknown Host", host=host),
+            names_users=lambda: (
+                config.client_cert_auth and config.enable_grpc_gateway and core.access.auth.enabled
+            ),
         )
         dispatcher = self._dispatcher()
         http = HttpService(client_port)

@@ -1,7 +1,8 @@
 """HTTP/1.1 on the client port: path to handler, with what goes for every request there.
 
 Order, as in etcd (server/embed/serve.go, accessController): `/v3beta/` is read as `/v3/`, and
-`/v3alpha/` as in etcd 3.3; without TLS the Host must be in --host-whitelist (421); CORS headers are
+`/v3alpha/` as in etcd 3.3; without TLS the Host must be in --host-whitelist (421); who shows a
+certificate that could name a user gets no gateway, which would not heed it (400); CORS headers are
 set for an allowed origin; OPTIONS is answered at once; then the path decides. As in Go's ServeMux
 an exact path comes before a prefix, the longest prefix wins, and a path that is not clean is
 redirected. All pure: no I/O here.
@@ -23,6 +24,10 @@ _CORS = (
     ("Access-Control-Allow-Methods", "POST, GET, OPTIONS, PUT, DELETE"),
 )
 _ANY = frozenset(("*",))
+_NAME_IGNORED = (
+    "CommonName of client sending a request against gateway will be ignored"
+    " and not used as expected"
+)
 
 
 class Router:
@@ -69,12 +74,14 @@ class ClientPort:
         hosts: Collection[str] = _ANY,
         secure: bool = False,
         rejected: Callable[[str], None] = lambda host: None,
+        names_users: Callable[[], bool] = lambda: False,
     ) -> None:
         self._inner = inner
         self._origins = frozenset(origins)
         self._any_origin = not self._origins or "*" in self._origins
         self._hosts = frozenset(hosts)
         self._any_host = secure or not self._hosts or "*" in self._hosts
+        self._names_users = names_users  # whether gRPC takes a certificate's name for a user
         self._rejected = rejected  # for the log: somebody may be trying DNS rebinding
 
     def __call__(self, request: HttpRequest, responder: HttpResponder) -> None:
@@ -86,6 +93,9 @@ class ClientPort:
             if host not in self._hosts:
                 self._rejected(host)
                 return fail(responder, 421, _host_refusal(host))
+        is_named = request.common_name and unquote(request.path).startswith("/v3/")
+        if is_named and self._names_users():
+            return fail(responder, 400, _NAME_IGNORED)
         origin = "*" if self._any_origin else request.headers.get("origin", "")
         if self._any_origin or origin in self._origins:
             responder.base_headers = (*_CORS, ("Access-Control-Allow-Origin", origin))
