@@ -3,7 +3,6 @@
 import datetime
 import ipaddress
 import json
-import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from ports import free_ports
 
 USAGES = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
 NOW = datetime.datetime.now(datetime.UTC)
@@ -101,12 +101,6 @@ class Pair:
         Path(self.key).write_bytes(key_pem)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class Node:
     """A member with TLS where it is asked for; healthy once etcdctl can put."""
 
@@ -115,7 +109,7 @@ class Node:
                  cluster: str = "", program: str = "pyetcd") -> None:  # fmt: skip
         self.machine = machine
         self.name = name if program == "pyetcd" else f"{program}-{name}"
-        self.client_port, self.peer_port = ports or (free_port(), free_port())
+        self.client_port, self.peer_port = ports or tuple(free_ports(2))
         self.endpoint = f"{client}://127.0.0.1:{self.client_port}"
         peer_url = f"{peer}://127.0.0.1:{self.peer_port}"
         argv = [
