@@ -25,6 +25,15 @@ def test_clients(machine, program):
         assert done.stdout == "ok\n", (script, done.stderr)
 
 
+@pytest.mark.parametrize("program", ["etcd", "pyetcd"])
+def test_python_etcd(machine, program):
+    """The v2 API."""
+    host, port = machine.single(program, "--enable-v2").endpoint.split(":")
+    script = str(CLIENTS / "use_python_etcd.py")
+    done = machine.run(sys.executable, "-W", "ignore", script, host, port, check=False)
+    assert done.stdout == "ok\n", done.stderr
+
+
 def test_etcdctl(machine):
     node = machine.single()
 
