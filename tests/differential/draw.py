@@ -25,10 +25,12 @@ from differential.plain import LEASE_LABEL, NO_MEMBER
 from differential.sides import CN
 
 from pyetcd.proto import rpc_pb2 as rpc
+from pyetcd.proto.services import METHODS
 
 CLUSTER = "/etcdserverpb.Cluster/"
 LEASES = [7, 8, 9, -9, 1 << 62]
 TTLS_S = [1000, 2000, 5000, 9_000_000_000, 9_000_000_001]
+DOWNGRADES = ["3.4.0", "3.5.0", "3.6.0", "3.3.0", "x", "", "3.4"]
 STREAMS_MAX, WATCHES_MAX = 5, 10
 UNKNOWN = "/etcdserverpb.KV/Unknown"
 BAD_URLS = [[], ["foo"], ["http://host"], ["http://127.0.0.1:1/path"], ["ftp://127.0.0.1:1"], [""]]
@@ -193,13 +195,14 @@ class Draw:
     # -- leases
 
     def lease_id(self) -> int:
-        return self.random.choice([*LEASES * 2, 404, *(LEASE_LABEL + i for i in range(self.given))])
+        given = range(LEASE_LABEL, LEASE_LABEL + self.given)
+        return int(self.random.choice([*LEASES * 2, 404, *given]))
 
     def lease(self) -> Step:
         draw = self.random.random()
         if draw < 0.4:
             id = self.random.choice([0, *LEASES * 2])
-            request = rpc.LeaseGrantRequest(ID=id, TTL=self.random.choice(TTLS_S))
+            request: Any = rpc.LeaseGrantRequest(ID=id, TTL=self.random.choice(TTLS_S))
             return Step(LEASE + "LeaseGrant", request, self.chief)
         if draw < 0.55:
             return Step(
@@ -242,7 +245,7 @@ class Draw:
         if draw < 0.4 and starts and max(starts) <= self.kv.revision:
             return Step("ask", rpc.WatchRequest(progress_request={}), name, label)
         if permitted is None and self.is_free and self.chief == name:
-            span = {
+            span: Any = {
                 "key": self.random.choice(draw_kv.KEYS),
                 "range_end": self.random.choice(draw_kv.ENDS),
             }
@@ -266,7 +269,8 @@ class Draw:
     def options_of(self, request: rpc.WatchCreateRequest, label: int) -> rpc.WatchRequest:
         draw = self.random
         request.prev_kv = draw.random() < 0.4
-        request.filters[:] = draw.choice([[], [], [], [0], [1], [0, 1]])
+        put, delete = rpc.WatchCreateRequest.NOPUT, rpc.WatchCreateRequest.NODELETE
+        request.filters[:] = draw.choice([[], [], [], [put], [delete], [put, delete]])
         request.fragment = draw.random() < 0.3
         request.progress_notify = draw.random() < 0.2
         ids = [0, 0, 0, 0, 5, 6, 1000, -7]
@@ -280,11 +284,11 @@ class Draw:
     # -- the cluster
 
     def member_label(self) -> int:
-        return self.random.choice([NO_MEMBER, 1, *range(1, self.members + 1)])
+        return int(self.random.choice([NO_MEMBER, 1, *range(1, self.members + 1)]))
 
     def peer_urls(self) -> list[str]:
         if self.random.random() < 0.3:
-            return self.random.choice(BAD_URLS)
+            return list(self.random.choice(BAD_URLS))
         if self.random.random() < 0.2:
             return ["PEER"]
         # Never again: a member's id is made of them and the second.
@@ -294,7 +298,7 @@ class Draw:
     def cluster(self) -> Step:
         draw, label = self.random.random(), self.member_label()
         if draw < 0.25:
-            request = rpc.MemberAddRequest(peerURLs=self.peer_urls(), isLearner=True)
+            request: Any = rpc.MemberAddRequest(peerURLs=self.peer_urls(), isLearner=True)
             if request.peerURLs[:1] == (["foo"] if self.has_moved else ["PEER"]):
                 request.isLearner = self.random.random() < 0.5  # a voter that is refused
             return Step(CLUSTER + "MemberAdd", request, self.chief)
@@ -319,30 +323,30 @@ class Draw:
     def raise_alarm(self) -> Step:
         kind = self.alarm or self.random.choice([1, 2])
         request = rpc.AlarmRequest(
-            action=1, memberID=self.random.choice([3, 4]), alarm=self.random.choice([kind, kind, 0])
+            action=rpc.AlarmRequest.ACTIVATE,
+            memberID=self.random.choice([3, 4]),
+            alarm=rpc.AlarmType.Name(self.random.choice([kind, kind, 0])),
         )
         return Step(MAINTENANCE + "Alarm", request, self.chief)
 
     def disarm(self) -> Step:
         kind = self.random.choice([self.alarm] * 5 + [3 - self.alarm, 0])
-        request = rpc.AlarmRequest(action=2, memberID=self.random.choice([3, 4, 5]), alarm=kind)
+        request = rpc.AlarmRequest(
+            action=rpc.AlarmRequest.DEACTIVATE,
+            memberID=self.random.choice([3, 4, 5]),
+            alarm=rpc.AlarmType.Name(kind),
+        )
         return Step(MAINTENANCE + "Alarm", request, self.chief)
 
     def maintenance(self) -> Step:
         kind = self.random.choice(["Alarm", "Alarm", "Status", "Hash", "Downgrade", "Defragment"])
-        if kind == "Alarm":
-            request = rpc.AlarmRequest(action=0, alarm=self.random.randrange(3))
-        elif kind == "Downgrade":
-            version = self.random.choice(["3.4.0", "3.5.0", "3.6.0", "3.3.0", "x", "", "3.4"])
-            request = rpc.DowngradeRequest(action=0, version=version)
-        elif kind == "Defragment" and self.random.random() < 0.7:
+        if kind == "Defragment" and self.random.random() < 0.7:
             return self.keys()
-        else:
-            request = rpc.StatusRequest() if kind == "Status" else None
-            if kind == "Hash":
-                request = rpc.HashRequest()
-            elif kind == "Defragment":
-                request = rpc.DefragmentRequest()
+        request: Any = METHODS[MAINTENANCE + kind].request()
+        if kind == "Alarm":
+            request.alarm = self.random.randrange(3)
+        elif kind == "Downgrade":
+            request.version = self.random.choice(DOWNGRADES)
         return Step(MAINTENANCE + kind, request, self.chief)
 
     def hash(self) -> Step:

@@ -11,11 +11,12 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from differential.draw import CLUSTER, Draw, Step
 from differential.draw_auth import AUTH, KV, MAINTENANCE, NOBODY
-from differential.sides import WAIT_S, Side
+from differential.sides import CN, WAIT_S, Side, WatchStream
 
 from pyetcd.proto import rpc_pb2 as rpc
 
@@ -27,7 +28,7 @@ SETTLE = rpc.PutRequest(key=b"a")
 BIG = bytes(700_000)
 
 
-VERBOSE = bool(os.environ.get("PYETCD_DIFFERENTIAL_VERBOSE"))
+VERBOSE = bool(os.environ.get("PYETCD_EVERYTHING_VERBOSE"))
 
 
 class Difference(AssertionError):
@@ -118,6 +119,8 @@ class Run:
             self._call(Step(KV + "Put", SETTLE, step.name))
         told = self._same(step, lambda side: side.call(step.path, step.request, step.name))
         code, _, answer = told
+        if step.name.startswith(CN):
+            self.counts[f"as a certificate's user: {code}"] += 1
         if code == "OK":
             if answer.HasField("header"):
                 self.revision = max(self.revision, answer.header.revision)
@@ -247,14 +250,15 @@ class Run:
             return []
         for side in self.sides:
             stream = side.watches[MONITOR]
-            events = stream.events[self.monitor]
-            stream.wait_events(
-                lambda events=events: events and events[-1].kv.mod_revision >= self.revision
-            )
+            stream.wait_events(partial(self._has_come_to_now, stream))
         news = [side.watches[MONITOR].take_events(self.monitor) for side in self.sides]
         if news[0] != news[1] or news[0][-1].kv.mod_revision != self.revision:
             raise Difference(f"all events up to {self.revision}\n" + shown(news))
         return news[0]
+
+    def _has_come_to_now(self, stream: WatchStream) -> bool:
+        events = stream.events[self.monitor]
+        return bool(events) and events[-1].kv.mod_revision >= self.revision
 
     def _events(self, side: Side, label: int, id: int, count: int) -> list[Any]:
         stream = side.watches[label]
