@@ -36,7 +36,9 @@ GUARDED_STREAMS = (
     "/etcdserverpb.KV/RangeStream",
     "/etcdserverpb.Maintenance/Snapshot",
     "/v3electionpb.Election/Observe",
+    "/grpc.health.v1.Health/Watch",
 )
+STREAMS_OF_LEARNERS = ("/etcdserverpb.Maintenance/Snapshot",)
 REFLECTION = (
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
@@ -203,7 +205,8 @@ class Serving:
         for path, stream_handler in streams.items():
             streams[path] = access.stream_gate(path, stream_handler)
         for path in GUARDED_STREAMS:
-            streams[path] = self._guard.stream(streams[path])
+            of_learners = path in STREAMS_OF_LEARNERS
+            streams[path] = self._guard.stream(streams[path], on_learner=of_learners)
         services.local.bind(unary, services.watch.watch)
         return Dispatcher(
             {path: (METHODS[path].request, handler) for path, handler in unary.items()},

@@ -6,8 +6,8 @@ A new one is refused while this member knows no leader. Running streams are ende
 none for three election timeouts: reconnecting costs a client more than waiting for an election
 does (etcd v3rpc/interceptor.go: monitorLeader).
 
-A learner serves its status and what it can read by itself, nothing else (util.go:
-isRPCSupportedForLearner).
+A learner serves its status, what it can read by itself and snapshots, nothing else (util.go:
+isRPCSupportedForLearner, and the interceptor of streams).
 
 Bounds: one entry per open stream, and streams are bounded by the listener.
 """
@@ -52,9 +52,9 @@ class LeaderGuard:
         self._ended: set[asyncio.Task[object]] = set()
 
     @contextmanager
-    def watch(self, stream: ServerStream) -> Iterator[None]:
+    def watch(self, stream: ServerStream, *, on_learner: bool = False) -> Iterator[None]:
         """Around the work of a stream's handler; raises NoLeader or NotSupportedForLearner."""
-        if self.is_learner():
+        if self.is_learner() and not on_learner:
             raise NotSupportedForLearner
         if stream.metadata.get("hasleader") != "true":
             yield
@@ -75,11 +75,11 @@ class LeaderGuard:
             self._tasks.pop(task, None)
             self._ended.discard(task)
 
-    def stream(self, handler: StreamHandler) -> StreamHandler:
+    def stream(self, handler: StreamHandler, *, on_learner: bool = False) -> StreamHandler:
         """`handler`, run under `watch`."""
 
         async def guarded(stream: ServerStream) -> None:
-            with self.watch(stream):
+            with self.watch(stream, on_learner=on_learner):
                 await handler(stream)
 
         return guarded

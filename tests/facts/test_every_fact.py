@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 NUMBERS = range(1, 65)
-WRITTEN = range(1, 54)  # grows
+WRITTEN = range(1, 59)  # grows
 
 
 def test_every_fact_has_a_test() -> None:

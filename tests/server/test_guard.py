@@ -62,3 +62,13 @@ def test_a_learner_serves_what_it_can_alone() -> None:
 
     with pytest.raises(NotSupportedForLearner):
         asyncio.run(stream())
+    served = []
+
+    async def snapshot(stream: ServerStream) -> None:
+        served.append(stream)
+
+    async def stream_of_learners() -> None:
+        await world.guard.stream(snapshot, on_learner=True)(cast(ServerStream, Call()))
+
+    asyncio.run(stream_of_learners())
+    assert len(served) == 1
