@@ -277,6 +277,8 @@ def test_fact_51_the_certificate_names_the_user(side: Any, machine: Any) -> None
     assert user("KV.Put", key=b"l", metadata=user.login("root")).header.revision == 4
     assert root("KV.Put", key=b"l", metadata=root.login("user")) == DENIED
     assert root("KV.Put", key=b"l", metadata=[("token", "nothing")]) == BAD_TOKEN
+    marked = user("KV.Range", key=b"k", metadata=[("grpcgateway-accept", "json")])
+    assert marked == EMPTY  # as the gateway marks its requests
     ignored = "CommonName of client sending a request against gateway will be ignored"
     status, said = by_json(node, authority, pairs["root"])
     assert status == 400 and said.startswith(ignored)
