@@ -115,18 +115,28 @@ class Draw:
             return self.disarm()
         if self.auth.enabled and not self.is_free:
             return self.login() if self.alarm or draw < 0.3 else self.judged()
-        if self.auth.enabled and not self.alarm and draw < 0.4:
-            return self.judged()
+        if self.auth.enabled and not self.alarm and draw < 0.45:
+            return self.somebody_logs_in() if draw < 0.04 else self.judged()
+        if not (self.auth.enabled or self.alarm) and draw < 0.05:
+            return Step(*self.auth.restore())
         draws = [
             (46, self.keys), (9, self.lease), (4, self.keep_alive), (18, self.watch),
-            (8, self.users), (4, self.malformed), (4, self.cluster), (1, self.raise_alarm),
+            (8, self.users), (4, self.malformed), (7, self.cluster), (2, self.raise_alarm),
             (4, self.maintenance), (2, self.hash), (0.3, self.big),
         ]  # fmt: skip
         (made,) = self.random.choices([f for _, f in draws], [weight for weight, _ in draws])
         return made()
 
-    def login(self) -> Step:
-        user = "root"
+    def somebody_logs_in(self) -> Step:
+        """Who has not yet; or a user is made."""
+        known = sorted(self.auth.passwords.keys() - self.auth.holders)
+        if known:
+            return self.login(self.random.choice(known))
+        name = self.random.choice(draw_auth.USERS[1:-1])
+        request = rpc.AuthUserAddRequest(name=name, password="two")
+        return Step(AUTH + "UserAdd", request, self.chief)
+
+    def login(self, user: str = "root") -> Step:
         request = rpc.AuthenticateRequest(name=user, password=self.auth.passwords.get(user, ""))
         return Step(AUTH + "Authenticate", request)
 
@@ -160,6 +170,9 @@ class Draw:
         request = self.kv.next()
         if self.alarm and isinstance(request, rpc.TxnRequest):
             without_nested_puts(request)
+        is_late = self.compacted > 1 and self.random.random() < 0.12
+        if is_late and isinstance(request, rpc.RangeRequest):
+            request.revision = self.compacted - 1
         for put in puts_of(request):
             if self.random.random() < 0.25:
                 put.lease = self.random.choice(LEASES)
@@ -287,7 +300,7 @@ class Draw:
         return int(self.random.choice([NO_MEMBER, 1, *range(1, self.members + 1)]))
 
     def peer_urls(self) -> list[str]:
-        if self.random.random() < 0.3:
+        if self.random.random() < 0.4:
             return list(self.random.choice(BAD_URLS))
         if self.random.random() < 0.2:
             return ["PEER"]

@@ -76,7 +76,7 @@ def side(node: Node, roots: bytes | None, pairs: dict[str, Any], metrics_port: i
     channels = {name: channel(pair) for name, pair in pairs.items()}
     channels[""] = channels.pop("stranger") if channels else channel(None)
     peer_url = f"http://127.0.0.1:{node.peer_port}"
-    names = Names(self_id=ready(channels[""]), client_url=node.endpoint, peer_url=peer_url)
+    names = Names(self_id=ready(channels[""], node), client_url=node.endpoint, peer_url=peer_url)
     return Side(channels, names, relay=relay, unsynced=lambda: unsynced_watchers(metrics_port))
 
 
@@ -98,7 +98,7 @@ def shown_certificate(node: Node) -> str:
             time.sleep(0.05)
 
 
-def ready(channel: grpc.Channel) -> int:
+def ready(channel: grpc.Channel, node: Node) -> int:
     """The id of the member, once it leads and has told its name and the cluster's version."""
     deadline_s = time.monotonic() + START_S
     members = channel.unary_unary("/etcdserverpb.Cluster/MemberList")
@@ -109,7 +109,8 @@ def ready(channel: grpc.Channel) -> int:
             downgrade(validate, timeout=5, wait_for_ready=True)
             data = members(b"", timeout=5)
         except grpc.RpcError as error:
-            assert time.monotonic() < deadline_s, error
+            assert not node.process.has_ended(), node.process.log
+            assert time.monotonic() < deadline_s, f"{error}\n{node.process.log}"
         else:
             (member,) = rpc.MemberListResponse.FromString(data).members
             if member.clientURLs:
