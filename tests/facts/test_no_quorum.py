@@ -11,6 +11,7 @@ from typing import Any
 REQUEST_TIMEOUT_S = 6.0
 LATE_S = 4.0  # what a loaded machine may add
 TIMING = ("--heartbeat-interval=50", "--election-timeout=500")
+NO_LEADER = (14, "etcdserver: no leader")
 # The reason is that of the moment at which the leader stepped down.
 TIMED_OUT = {
     (14, f"etcdserver: request timed out{reason}")
@@ -51,6 +52,12 @@ class Pair:
         self.nodes[leads.index(False)].kill()
 
 
+def kept_alive(side: Any) -> Any:
+    stream = side.stream("Lease.LeaseKeepAlive")
+    stream.ask(ID=12345)
+    return stream.take()
+
+
 def timed(ask: Any) -> tuple[Any, float]:
     began_s = time.monotonic()
     return ask(), time.monotonic() - began_s
@@ -60,9 +67,9 @@ def test_fact_64_how_long_a_write_waits(
     shared_sides: Any, special_sides: Any, machine: Any
 ) -> None:
     """For the request timeout. One that raft never took ends with the waiter's own error, one that
-    it took and could not commit with `request timed out`. (Both programs are asked in one test,
-    for they have to be waited for. The reasons that name a lost leader or connection hang on
-    moments: tests/server/test_propose.py has them.)"""
+    it took and could not commit with `request timed out`; to keep a lease alive there is no leader.
+    (Both programs are asked in one test, for they have to be waited for. The reasons that name a
+    lost leader or connection hang on moments: tests/server/test_propose.py has them.)"""
     leaderless = [special_sides("leaderless", program) for program in shared_sides]
     pairs = [Pair(machine, program, type(side)) for program, side in shared_sides.items()]
     for pair in pairs:
@@ -75,6 +82,7 @@ def test_fact_64_how_long_a_write_waits(
             functools.partial(gateway_put, side.endpoint),
             functools.partial(side, "KV.Put", key=b"k", value=b"v"),
             functools.partial(side, "Lease.LeaseGrant", TTL=60),
+            functools.partial(kept_alive, side),
         )
     ]
     with ThreadPoolExecutor(len(taken) + len(not_taken)) as pool:
@@ -85,7 +93,7 @@ def test_fact_64_how_long_a_write_waits(
     text = "context deadline exceeded"
     by_json = (500, {"error": text, "code": 2, "message": text})
     assert set(found[:2]) <= TIMED_OUT
-    assert found[2:] == [by_json, (2, text), (2, text)] * 2
+    assert found[2:] == [by_json, (2, text), (2, text), NO_LEADER] * 2
     for pair in pairs:
         assert list(pair.leader("Maintenance.Status").errors) == ["etcdserver: no leader"]
         pair.leader.close()
@@ -94,11 +102,10 @@ def test_fact_64_how_long_a_write_waits(
 def test_fact_64_what_wants_a_leader_does_not_wait(leaderless: Any) -> None:
     """A call that says that it needs one, and a lease that is kept alive once the time is over."""
     has_leader = [("hasleader", "true")]
-    no_leader = (14, "etcdserver: no leader")
-    assert leaderless("KV.Put", key=b"k", metadata=has_leader) == no_leader
+    assert leaderless("KV.Put", key=b"k", metadata=has_leader) == NO_LEADER
     stream = leaderless.stream("Lease.LeaseKeepAlive", has_leader)
     stream.ask(ID=1)
-    assert stream.take() == no_leader
+    assert stream.take() == NO_LEADER
 
 
 def test_fact_62_only_true_asks_for_a_leader(leaderless: Any) -> None:
@@ -108,7 +115,4 @@ def test_fact_62_only_true_asks_for_a_leader(leaderless: Any) -> None:
     for value in ("false", "True", "1", ""):
         answer = leaderless("KV.Range", metadata=[("hasleader", value)], **asked)
         assert answer.count == 1, value
-    assert leaderless("KV.Range", metadata=[("hasleader", "true")], **asked) == (
-        14,
-        "etcdserver: no leader",
-    )
+    assert leaderless("KV.Range", metadata=[("hasleader", "true")], **asked) == NO_LEADER
