@@ -101,7 +101,12 @@ def test_generated_certificates(machine: Any, node_type: Any) -> None:
 
 
 def test_three_nodes_with_peer_tls(
-    machine: Any, free_ports: Any, authority: Any, node_type: Any, authority_type: Any
+    machine: Any,
+    free_ports: Any,
+    authority: Any,
+    node_type: Any,
+    authority_type: Any,
+    wait_until: Any,
 ) -> None:
     pairs = [authority.issue(f"m{i}") for i in range(3)]
     free = free_ports(6)
@@ -144,7 +149,8 @@ def test_three_nodes_with_peer_tls(
         urllib.request.urlopen(
             f"https://127.0.0.1:{ports[0][1]}/members", context=context, timeout=5
         )
-    assert "certificate is valid for 192.0.2.1, not 127.0.0.1" in nodes[0].process.log
+    why = "certificate is valid for 192.0.2.1, not 127.0.0.1"
+    wait_until(lambda: why in nodes[0].process.log, "the log to say why")
     # One goes, perhaps the leader; the others go on, perhaps after an election.
     nodes[0].process.kill()
     nodes[1].wait()
