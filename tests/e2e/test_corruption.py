@@ -53,7 +53,7 @@ def test_other_data_is_found(machine: Any, wait_until: Any) -> None:
     assert "found data inconsistency with peers; remove this member, empty its data" in last
     nodes[2].argv.append("--experimental-initial-corrupt-check=false")
     nodes[2].start().wait_healthy()
-    machine.run(*ctl, "compact", "4")
+    machine.run(*ctl, "compact", "4", check=False)  # the look after the first may be quicker
     wait_until(lambda: alarms() != [], "the alarm")
     members = json.loads(machine.run(*ctl, "member", "list", "-w", "json").stdout)["members"]
     assert alarms() == [one["ID"] for one in members if one["name"] == "m2"]

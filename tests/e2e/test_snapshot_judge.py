@@ -145,7 +145,8 @@ def test_three_members_and_an_open_watch(machine: Any, free_ports: Any) -> None:
     fill(machine, node)
     before = state(machine, node)
     path = save(machine, node, "snap")
-    argv = [machine.etcdctl, f"--endpoints={node.endpoint}", "watch", "k", "--prefix"]
+    since = f"--rev={before['revision'] + 1}"  # the put may come before the watch
+    argv = [machine.etcdctl, f"--endpoints={node.endpoint}", "watch", "k", "--prefix", since]
     pipe = subprocess.PIPE
     watch = subprocess.Popen(argv, stdout=pipe, stderr=pipe, text=True, env={})
     try:
