@@ -222,8 +222,8 @@ ENDPOINTS = """
 --endpoints={hang} --command-timeout=300ms endpoint status
 --endpoints={hang} --command-timeout=300ms endpoint health
 --endpoints={hang} --command-timeout=300ms --dial-timeout=100ms get k1 --user=u:p
---endpoints={http} --command-timeout=300ms get k1
---endpoints={http} --command-timeout=300ms endpoint health
+--endpoints={http} --command-timeout=1s get k1
+--endpoints={http} --command-timeout=1s endpoint health
 --endpoints={dead},{dead} --command-timeout=300ms get k1
 --endpoints={dead},{ep} get k1
 --endpoints={ep},{dead} get k1

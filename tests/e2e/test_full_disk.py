@@ -43,7 +43,9 @@ class Client:
     """Calls to one member."""
 
     def __init__(self, endpoint):
-        self.channel = grpc.insecure_channel(endpoint, [("grpc.enable_http_proxy", 0)])
+        # A connection of its own: channels to one endpoint would share theirs.
+        options = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
+        self.channel = grpc.insecure_channel(endpoint, options)
         kv, lease, maintenance = (
             f"/etcdserverpb.{name}" for name in ("KV", "Lease", "Maintenance")
         )
