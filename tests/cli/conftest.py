@@ -130,6 +130,8 @@ def _collect(pipe: IO[bytes], text: bytearray) -> None:
 
 
 _BLANKS = [
+    # grpc-go's reader and writer both notice who hangs up; the first one is told.
+    (rb"(?:write|read) tcp [0-9.:>-]+: use of closed network connection", b"connection closed"),
     (ADDED.encode(), b""),
     # A server that meets a TLS handshake on a plain port hangs up, before or after it has read all:
     # the client sees an end of file or a reset, as it comes.

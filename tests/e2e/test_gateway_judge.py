@@ -1,5 +1,6 @@
 """The JSON gateway beside that of real etcd 3.5.1: status, headers and body of each request."""
 
+import contextlib
 import http.client
 import json
 import re
@@ -257,9 +258,14 @@ def pair(machine_type: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def ask(
-    node: Any, path: str, body: str, method: str = "POST", headers: dict[str, str] | None = None
+    node: Any,
+    path: str,
+    body: str,
+    method: str = "POST",
+    headers: dict[str, str] | None = None,
+    timeout_s: float = 20,
 ) -> tuple[int, dict[str, str], bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", node.client_port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", node.client_port, timeout=timeout_s)
     try:
         connection.request(method, path, body.encode("utf-8", "surrogatepass"), headers or {})
         answer = connection.getresponse()
@@ -274,10 +280,20 @@ def ask(
         connection.close()
 
 
+def ask_etcd(etcd: Any, path: str, body: str) -> tuple[int, dict[str, str], bytes]:
+    """etcd's answer. It leaves a change of members without one when the change before it is not yet
+    applied in its raft (raft.go stepLeader ignores it; server.go configure waits on); those of the
+    table change nothing, so that one can be asked for again."""
+    for _ in range(5 if path.startswith("/v3/cluster/member/") else 0):
+        with contextlib.suppress(TimeoutError):
+            return ask(etcd, path, body, timeout_s=3)
+    return ask(etcd, path, body)
+
+
 def test_requests(pair: Any) -> None:
     etcd, pyetcd = pair
     for path, body in ROWS:
-        expected, found = ask(etcd, path, body), ask(pyetcd, path, body)
+        expected, found = ask_etcd(etcd, path, body), ask(pyetcd, path, body)
         assert found == expected, (path, body[:200])
 
 
