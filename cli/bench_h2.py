@@ -21,23 +21,34 @@ from typing import cast
 
 from hpack import Decoder
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, RST_STREAM, SETTINGS = 0, 1, 3, 4
-PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 6, 7, 8, 9
-END_STREAM, ACK, END_HEADERS, PADDED, PRIORITY = 1, 1, 4, 8, 32
-HEADER_TABLE_SIZE, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE = 1, 3, 4, 5
-WINDOW_MAX = (1 << 31) - 1
-STREAM_ID_MAX = (1 << 31) - 1
+from pyetcd.cli.h2_frames import (
+    ACK,
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    FRAME,
+    GOAWAY,
+    HEADER_TABLE_SIZE,
+    HEADERS,
+    INITIAL_WINDOW_SIZE,
+    MAX_CONCURRENT_STREAMS,
+    MAX_FRAME_SIZE,
+    PADDED,
+    PING,
+    PREFACE,
+    PRIORITY,
+    RST_STREAM,
+    SETTING,
+    SETTINGS,
+    STREAM_ID_MAX,
+    WINDOW_MAX,
+    WINDOW_UPDATE,
+    frame,
+)
+
 RENEW_BYTES = 1 << 29  # of what was received, before the connection's window is opened again
-_FRAME = struct.Struct(">HBBBI")
-_SETTING = struct.Struct(">HI")
 _clock = time.perf_counter
-
-
-def frame(kind: int, flags: int, stream_id: int, payload: bytes) -> bytes:
-    """One frame."""
-    length = len(payload)
-    return _FRAME.pack(length >> 8, length & 255, kind, flags, stream_id) + payload
 
 
 @dataclass(slots=True)
@@ -106,7 +117,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Preface, settings, a wide window; then the first requests."""
         self._transport = cast(asyncio.Transport, transport)
-        settings = _SETTING.pack(2, 0) + _SETTING.pack(INITIAL_WINDOW_SIZE, WINDOW_MAX)
+        settings = SETTING.pack(2, 0) + SETTING.pack(INITIAL_WINDOW_SIZE, WINDOW_MAX)
         widened = struct.pack(">I", WINDOW_MAX - 65535)
         self._transport.write(
             PREFACE + frame(SETTINGS, 0, 0, settings) + frame(WINDOW_UPDATE, 0, 0, widened)
@@ -220,7 +231,7 @@ class Connection(asyncio.Protocol):
         at, end = 0, len(data)
         finished = 0
         while end - at >= 9:
-            high, low, kind, flags, stream_id = _FRAME.unpack_from(data, at)
+            high, low, kind, flags, stream_id = FRAME.unpack_from(data, at)
             after = at + 9 + (high << 8 | low)
             if after > end:
                 break
@@ -278,7 +289,7 @@ class Connection(asyncio.Protocol):
     ) -> None:
         if kind == SETTINGS:
             if not flags & ACK:
-                for name, value in _SETTING.iter_unpack(payload):
+                for name, value in SETTING.iter_unpack(payload):
                     self._apply(name, value)
                 out.append(frame(SETTINGS, ACK, 0, b""))
                 self._flush_bodies(out)

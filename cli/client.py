@@ -5,33 +5,39 @@ over those that answer; a call waits for a connection until its time is over; a 
 when the server was not available; a write never is, since its outcome is unknown. Each failed try
 of a unary call is one JSON line on stderr, with clientv3's wording.
 
-No asyncio here: a command is one thread that waits.
+Unary calls go over a connection of their own (`direct.py`) as long as that one does; whatever goes
+wrong with it, and every stream, is grpc's, which is loaded only then. No asyncio here: a command is
+one thread that waits.
 """
 
 import os
-import random
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # the C core would log on our stderr
 
-import grpc
 from google.protobuf.message import Message
 
 from pyetcd.cli.dial import (
     BadSettings,
     Settings,
+    check_files,
     connection_failure,
     has_choice,
     open_channel,
+    open_directly,
     read_settings,
 )
 from pyetcd.proto import rpc_pb2 as rpc
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import grpc
+
+    from pyetcd.cli.direct import Direct
 
 __all__ = ["BadSettings", "Client", "ClientError", "Message", "Rpc", "Settings", "read_settings"]
 
@@ -41,11 +47,14 @@ RETRIES_MAX = 100  # clientv3 options.go: defaultUnaryMaxRetries
 RETRY_PAUSE_S, RETRY_JITTER = 0.025, 0.10  # clientv3: between rounds over a quorum of endpoints
 LEFT_MAX = 4  # channels that were given up and may still carry a stream; older ones close
 REFRESHES_MAX = 3  # new tokens for one call: a token that is refused at once would never do
-_GO_NAMES = {grpc.StatusCode.CANCELLED: "Canceled"}
+_GO_NAMES = (
+    *("OK", "Canceled", "Unknown", "InvalidArgument", "DeadlineExceeded", "NotFound"),
+    *("AlreadyExists", "PermissionDenied", "ResourceExhausted", "FailedPrecondition", "Aborted"),
+    *("OutOfRange", "Unimplemented", "Internal", "Unavailable", "DataLoss", "Unauthenticated"),
+)
 
 
-@dataclass(frozen=True, slots=True)
-class Rpc(Generic[Response]):
+class Rpc(NamedTuple, Generic[Response]):
     """A method that `ctl` calls; `repeatable` ones may be sent twice."""
 
     path: str
@@ -140,7 +149,12 @@ class Client:
         self._logger = logger
         self._label = label or _authority(endpoints[0])
         self._token = settings.token
-        self._channel = open_channel(self.endpoints, settings)
+        check_files(settings)
+        self._directs: dict[int, Direct | None] = {}  # by endpoint; None: took no connection
+        self._direct_lock = threading.Lock()  # who finds it taken goes through grpc
+        self._wants_direct = True
+        self._turn = os.getpid()  # so that many short commands are spread as well
+        self._opened: list[grpc.Channel | None] = []  # the channel, once it is opened
         self._children: list[Client] = []
         self._left: list[grpc.Channel] = []
 
@@ -157,9 +171,16 @@ class Client:
         """Closes the connections."""
         for child in self._children:
             child.close()
-        for channel in (*self._left, self._channel):
+        self._leave_direct()
+        for channel in (*self._left, *self._opened):
             if channel is not None:
                 channel.close()
+
+    @property
+    def _channel(self) -> "grpc.Channel | None":
+        if not self._opened:
+            self._opened.append(open_channel(self.endpoints, self._settings))
+        return self._opened[0]
 
     def authenticate(self) -> None:
         """Gets a token for the user, if there is one; a cluster without auth is no failure."""
@@ -182,7 +203,9 @@ class Client:
         refreshes = 0
         for attempt in range(RETRIES_MAX):
             if attempt and attempt % quorum == 0:
-                time.sleep(RETRY_PAUSE_S * random.uniform(1 - RETRY_JITTER, 1 + RETRY_JITTER))
+                from random import uniform
+
+                time.sleep(RETRY_PAUSE_S * uniform(1 - RETRY_JITTER, 1 + RETRY_JITTER))
             left_s = None if deadline is None else deadline - time.monotonic()
             try:
                 return self._call_once(method, request, left_s)
@@ -205,11 +228,10 @@ class Client:
 
     def _choose_again(self) -> None:
         """A channel to an endpoint that is there now; streams may still use the old one."""
-        if self._channel is not None:
-            self._left.append(self._channel)
+        self._left += [channel for channel in self._opened if channel is not None]
         while len(self._left) > LEFT_MAX:
             self._left.pop(0).close()
-        self._channel = open_channel(self.endpoints, self._settings)
+        self._opened.clear()
 
     def _wants_token(self, failure: ClientError) -> bool:
         """Whether a new token may do: this one has run out, its server has forgotten it in a
@@ -226,6 +248,15 @@ class Client:
         if len(data) > largest:
             text = f"trying to send message larger than max ({len(data)} vs. {largest})"
             raise _error("ResourceExhausted", text)
+        if self._wants_direct and self._direct_lock.acquire(blocking=False):
+            try:
+                raw = self._call_directly(method.path, data, timeout_s)
+            finally:
+                self._direct_lock.release()
+            if raw is not None:
+                return method.response.FromString(raw)
+        import grpc
+
         if self._channel is None:
             time.sleep(timeout_s or 0)
             raise self._timeout()
@@ -237,6 +268,58 @@ class Client:
         except grpc.RpcError as failure:
             raise self._translate(failure) from None
         return answer
+
+    def _call_directly(self, path: str, data: bytes, timeout_s: float | None) -> bytes | None:
+        """The answer; None when the call is to go through grpc."""
+        from pyetcd.cli.direct import Failed, Lost, NotReady, Overdue
+
+        direct = self._next_direct()
+        if direct is None:
+            self._wants_direct = False
+            return None
+        try:
+            return direct.call(
+                path,
+                data,
+                self._metadata(),
+                timeout_s=timeout_s,
+                receive_bytes_max=self._settings.receive_bytes_max,
+            )
+        except NotReady:
+            self._leave_direct()
+            return None
+        except Overdue:
+            raise self._timeout() from None
+        except Lost:
+            self._leave_direct()
+            raise self._failure("Unavailable", "") from None
+        except Failed as failure:
+            known = 0 <= failure.code < len(_GO_NAMES)
+            code = _GO_NAMES[failure.code] if known else "Unknown"
+            if code == "Unavailable":
+                self._leave_direct()
+            raise self._failure(code, failure.text) from None
+        except BaseException:  # ^C in the middle of a frame
+            self._leave_direct()
+            raise
+
+    def _next_direct(self) -> "Direct | None":
+        """Round robin over the endpoints that take a connection."""
+        for _ in self.endpoints:
+            self._turn = (self._turn + 1) % len(self.endpoints)
+            if self._turn not in self._directs:
+                endpoint = self.endpoints[self._turn]
+                self._directs[self._turn] = open_directly(endpoint, self._settings)
+            if (direct := self._directs[self._turn]) is not None:
+                return direct
+        return None
+
+    def _leave_direct(self) -> None:
+        self._wants_direct = False
+        for direct in self._directs.values():
+            if direct is not None:
+                direct.close()
+        self._directs.clear()
 
     def stream(
         self, method: Rpc[Response], requests: Iterator[Message], *, need_leader: bool = False
@@ -270,19 +353,22 @@ class Client:
     def _metadata(self) -> tuple[tuple[str, str | bytes], ...]:
         return (("token", self._token),) if self._token else ()
 
-    def translate(self, failure: grpc.RpcError) -> ClientError:
+    def translate(self, failure: "grpc.RpcError") -> ClientError:
         """What a stream raised, as ClientError."""
         return self._translate(failure)
 
-    def _translate(self, failure: grpc.RpcError) -> ClientError:
+    def _translate(self, failure: "grpc.RpcError") -> ClientError:
+        import grpc
+
         assert isinstance(failure, grpc.Call)
-        code, text = failure.code(), failure.details() or ""
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return self._failure(_GO_NAMES[failure.code().value[0]], failure.details() or "")
+
+    def _failure(self, code: str, text: str) -> ClientError:
+        if code == "DeadlineExceeded":
             return self._timeout()
-        name = _GO_NAMES.get(code) or code.name.title().replace("_", "")
-        if name == "Unavailable" and not text.startswith("etcdserver:"):
+        if code == "Unavailable" and not text.startswith("etcdserver:"):
             text = "transport is closing"
-        return _error(name, text)
+        return _error(code, text)
 
     def _timeout(self) -> ClientError:
         """The end of the call's time: its log line names why there is no connection."""

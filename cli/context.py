@@ -107,9 +107,7 @@ class Context(Terminal):
         settings = read_settings(self, self.flags)
         if not found:
             return settings
-        from dataclasses import replace
-
-        return replace(settings, endpoints=found)
+        return settings._replace(endpoints=found)
 
     def _discovered(self) -> list[str]:
         """The endpoints that DNS names, in the place of --endpoints (--discovery-srv)."""
@@ -169,10 +167,19 @@ class Context(Terminal):
         """Closes what the command opened."""
         for client in self._clients:
             client.close()
+        self._clients.clear()
+
+    def end_from_thread(self, code: int) -> None:
+        """The command's end, found out beside the thread that waits for its input."""
+        import os
+
+        self.flush()
+        os._exit(code)
 
     def check_format(self) -> None:
         """Exits when --write-out names no format."""
-        if self.flags.text("write-out") not in ("simple", "fields", "json", "protobuf", "table"):
+        known = ("simple", "fields", "json", "protobuf", "table", "yaml")
+        if self.flags.text("write-out") not in known:
             raise self.fail(BAD_FEATURE, "unsupported output format")
 
     def display(self) -> "Display":

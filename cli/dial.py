@@ -10,12 +10,15 @@ import contextlib
 import os
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-import grpc
+from typing import TYPE_CHECKING, NamedTuple
 
 from pyetcd.cli.flags import FlagSet
 from pyetcd.cli.terminal import Terminal
+
+if TYPE_CHECKING:
+    import grpc
+
+    from pyetcd.cli.direct import Address, Direct
 
 PORT_MAX = 65535
 SEND_BYTES_MAX = 2 * 1024 * 1024  # clientv3: defaultMaxCallSendMsgSize
@@ -39,8 +42,7 @@ class BadSettings(Exception):
         self.text = text
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """What the flags say about connections."""
 
     endpoints: list[str]
@@ -105,8 +107,45 @@ def ask_password(terminal: Terminal, prompt: str = "Password: ") -> str:
     return line
 
 
-def open_channel(endpoints: Sequence[str], settings: Settings) -> grpc.Channel | None:
+def open_directly(endpoint: str, settings: Settings) -> "Direct | None":
+    """A connection without grpc, if the endpoint takes one at once; None over TLS."""
+    if _is_secure(endpoint, settings) or endpoint.startswith("unixs:"):
+        return None
+    from pyetcd.cli.direct import connect
+
+    authority = "localhost"
+    address: Address
+    if endpoint.startswith("unix:"):
+        address = _unix_path(endpoint)
+    else:
+        try:
+            host, port = _place(endpoint)
+        except _NoAddress:
+            return None
+        if not _is_number(host):
+            return None  # asking for a name may take longer than the command's time
+        authority, address = _address(endpoint), (host or "localhost", port)
+    return connect(
+        address,
+        authority,
+        keepalive_s=settings.keepalive_ms / 1000,
+        patience_s=settings.keepalive_timeout_ms / 1000,
+    )
+
+
+def _is_number(host: str) -> bool:
+    if host in ("", "localhost"):
+        return True
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError):
+            return bool(socket.inet_pton(family, host))
+    return False
+
+
+def open_channel(endpoints: Sequence[str], settings: Settings) -> "grpc.Channel | None":
     """A channel to the endpoints; None when none of them can be an address."""
+    import grpc
+
     if has_choice(endpoints, settings):
         endpoints = [_first_trusted(endpoints, settings)]
     credentials = _credentials(endpoints[0], settings)
@@ -179,14 +218,19 @@ def _shakes_hands(endpoint: str, settings: Settings) -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True)
-class _Credentials:
-    channel: grpc.ChannelCredentials
+class _Files(NamedTuple):
+    cert: bytes | None
+    key: bytes | None
     roots: bytes | None
 
 
-def _credentials(endpoint: str, settings: Settings) -> _Credentials | None:
-    """None for plain text. Raises BadSettings for files that do not do."""
+class _Credentials(NamedTuple):
+    channel: "grpc.ChannelCredentials"
+    roots: bytes | None
+
+
+def check_files(settings: Settings) -> _Files:
+    """What the TLS files hold. Raises BadSettings for files that do not do."""
     files = (settings.cert_file, settings.key_file, settings.ca_file)
     if bool(settings.cert_file) != bool(settings.key_file):
         pair = f"[key: {settings.key_file}, cert: {settings.cert_file}]"
@@ -202,7 +246,15 @@ def _credentials(endpoint: str, settings: Settings) -> _Credentials | None:
         raise BadSettings(128, text)
     if roots is not None and b"-----BEGIN " in roots and _CERTIFICATE not in roots:
         raise BadSettings(128, f"{settings.ca_file} holds no certificate")
-    wanted = any(files) or settings.secure
+    return _Files(cert, key, roots)
+
+
+def _credentials(endpoint: str, settings: Settings) -> _Credentials | None:
+    """None for plain text. Raises BadSettings."""
+    import grpc
+
+    cert, key, roots = check_files(settings)
+    wanted = settings.cert_file or settings.key_file or settings.ca_file or settings.secure
     if endpoint.startswith(("http://", "unix:")) or not (
         wanted or endpoint.startswith(("https://", "unixs:"))
     ):
