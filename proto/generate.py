@@ -11,9 +11,21 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-# protoc writes modules for the default pool; ours live in one of their own (see pool.py).
-POOL_IMPORT = "from google.protobuf import descriptor_pool as _descriptor_pool"
-OWN_IMPORT = "from pyetcd.proto.pool import POOL as _POOL"
+# protoc writes modules for the default pool; ours live in one of their own (see pool.py) and are
+# built by builder.py.
+OWN = (
+    (
+        "from google.protobuf import descriptor_pool as _descriptor_pool",
+        "from pyetcd.proto.pool import POOL as _POOL",
+    ),
+    ("_descriptor_pool.Default()", "_POOL"),
+    (
+        "from google.protobuf.internal import builder as _builder",
+        "from pyetcd.proto import builder as _builder",
+    ),
+    ("from google.protobuf import symbol_database as _symbol_database\n", ""),
+    ("_sym_db = _symbol_database.Default()\n", ""),
+)
 
 
 def generate() -> dict[str, str]:
@@ -34,8 +46,9 @@ def generate() -> dict[str, str]:
 
 
 def _with_own_pool(text: str) -> str:
-    text = text.replace(POOL_IMPORT, OWN_IMPORT)
-    return text.replace("_descriptor_pool.Default()", "_POOL")
+    for theirs, ours in OWN:
+        text = text.replace(theirs, ours)
+    return text
 
 
 if __name__ == "__main__":

@@ -4,6 +4,11 @@ A pool of our own, not protobuf's default one: a program that embeds pyetcd may 
 etcd client, and the default pool refuses a second file that declares `etcdserverpb.PutRequest`.
 """
 
-from google.protobuf.descriptor_pool import DescriptorPool
+from typing import TYPE_CHECKING
 
-POOL = DescriptorPool()
+from pyetcd.proto.builder import DescriptorPool
+
+if TYPE_CHECKING:
+    from google.protobuf import descriptor_pool
+
+POOL: "descriptor_pool.DescriptorPool" = DescriptorPool()
