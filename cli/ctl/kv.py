@@ -1,13 +1,19 @@
 """put, get, del, compaction."""
 
+from typing import TYPE_CHECKING
+
 from pyetcd.cli import client as calls
 from pyetcd.cli import gotext
 from pyetcd.cli.client import ClientError
 from pyetcd.cli.context import Context
+from pyetcd.cli.flags import FlagSet
 from pyetcd.cli.gotext import ParseFailure
 from pyetcd.cli.terminal import BAD_ARGS, BAD_FEATURE, ERROR, Exit
 from pyetcd.proto import rpc_pb2 as rpc
 from pyetcd.proto.keys import FROM_KEY, prefix_end
+
+if TYPE_CHECKING:
+    from pyetcd.cli.printers.base import Display
 
 _BOTH = "`--prefix` and `--from-key` cannot be set at the same time, choose one"
 _TOO_MANY = "too many arguments, only accept one argument when `--prefix` or `--from-key` is set"
@@ -43,7 +49,7 @@ def get(context: Context) -> None:
         answer = _streamed(context, request)
     else:
         answer = call(context, calls.RANGE, request)
-    display = context.display()
+    display = decoding(context)
     if context.flags.boolean("count-only") and display.format != "fields":
         raise context.fail(BAD_ARGS, "--count-only is only for `--write-out=fields`")
     if context.flags.boolean("print-value-only"):
@@ -51,6 +57,20 @@ def get(context: Context) -> None:
             raise context.fail(BAD_ARGS, "print-value-only is only for `--write-out=simple`")
         display.value_only = True
     display.show("get", answer)
+
+
+def decoding(context: Context, more: FlagSet | None = None) -> "Display":
+    """The printer; with --decode, which alone means json, one that makes bytes readable. `more`:
+    the flags of a line of `watch -i`."""
+    display = context.display()
+    if any(flags is not None and flags.boolean("decode") for flags in (context.flags, more)):
+        if display.format == "simple":
+            display.format = "json"
+        if display.format not in ("json", "yaml"):
+            text = "--decode is only for `--write-out=json` and `--write-out=yaml`"
+            raise context.fail(BAD_ARGS, text)
+        display.decodes = True
+    return display
 
 
 def _streamed(context: Context, request: rpc.RangeRequest) -> rpc.RangeResponse:

@@ -5,6 +5,7 @@ cost nothing, and a command loads only what it runs. Names, defaults and flag te
 """
 
 from pyetcd.cli.command import Command
+from pyetcd.cli.ctl.tree_extras import DECODE
 from pyetcd.cli.ctl.tree_more import MORE
 from pyetcd.cli.flags import Flag, boolean, integer, span, text
 
@@ -18,7 +19,7 @@ GLOBAL = (
     boolean("debug", "enable client-side debug logging"),
     text(
         "write-out",
-        "set the output format (fields, json, protobuf, simple, table)",
+        "set the output format (fields, json, protobuf, simple, table, yaml)",
         "simple",
         short="w",
     ),
@@ -115,6 +116,7 @@ GET = Command(
         Flag(
             "stream", "bool", "false", "Get the answer in pieces, for very many keys", since="3.7"
         ),
+        DECODE,
     ),
 )
 
@@ -143,6 +145,7 @@ WATCH = Command(
         integer("rev", "Revision to start watching"),
         boolean("prev-kv", "get the previous key-value pair before the event happens"),
         boolean("progress-notify", "get periodic watch progress notification from server"),
+        DECODE,
     ),
 )
 

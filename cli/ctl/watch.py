@@ -17,6 +17,7 @@ import grpc
 from pyetcd.cli import client as calls
 from pyetcd.cli.client import Client
 from pyetcd.cli.context import Context
+from pyetcd.cli.ctl.kv import decoding
 from pyetcd.cli.ctl.tree import WATCH
 from pyetcd.cli.ctl.txn_text import split
 from pyetcd.cli.flags import FlagError, FlagSet
@@ -86,8 +87,7 @@ def watch(context: Context) -> None:
         wanted = _watch(ranges + words, context.flags, command)
     except BadWatch as mistake:
         raise context.fail(BAD_ARGS, str(mistake)) from None
-    display = context.display()
-    _follow(context, client, display, wanted)
+    _follow(context, client, decoding(context), wanted)
     raise context.fail(INTERRUPTED, "watch is canceled by the server")
 
 
@@ -173,7 +173,11 @@ def _show(context: Context, display: Display, wanted: Watch, answer: rpc.WatchRe
         if answer.compact_revision:
             reason = _COMPACTED
         context.warn(f"watch was canceled ({reason})")
-    elif not answer.events and not answer.compact_revision:
+    elif (
+        not answer.events
+        and not answer.compact_revision
+        and not (display.decodes or display.format == "yaml")  # the line would be no part of it
+    ):
         context.print(f"progress notify: {answer.header.revision}")
     if answer.events:
         wanted.revision = answer.events[-1].kv.mod_revision + 1
@@ -241,7 +245,7 @@ def _interactive(context: Context, ranges: list[str]) -> None:
             found = _from_line(context, words[1:], ranges, line)
             if found is not None:
                 watches.append(found)
-                arguments = (context, client, display, found)
+                arguments = (context, client, decoding(context, found.flags), found)
                 threading.Thread(target=_follow_aside, args=arguments, daemon=True).start()
 
 

@@ -97,6 +97,7 @@ class Display:
         self.terminal = terminal
         self.hexadecimal = hexadecimal
         self.value_only = False
+        self.decodes = False  # json and yaml: bytes as text, JSON values as JSON
 
     def show(self, kind: str, result: Any) -> None:
         """Prints a result; exits when the format cannot."""

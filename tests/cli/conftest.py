@@ -1,5 +1,6 @@
 """A real etcd for the whole session, and both programs to run against it."""
 
+import json
 import os
 import re
 import signal
@@ -164,6 +165,39 @@ def _blank(text: bytes) -> bytes:
         text = re.sub(rb"-+", b"-", re.sub(rb" +", b" ", text))
         text = re.sub(rb"\| [0-9.]+(\xc2\xb5s|ms|s| [kM]B)?(?= \|)", b"| N", text)
     return text
+
+
+@dataclass(frozen=True)
+class Node:
+    """A server of the test module's own, and `pyetcd ctl` in process against it."""
+
+    program: str
+    endpoint: str
+
+    def __call__(self, *argv: str, stdin: bytes = b"") -> Outcome:
+        return run([f"--endpoints={self.endpoint}", *argv], {}, stdin)
+
+    def said(self, *argv: str, stdin: bytes = b"") -> str:
+        """What it prints, when all is well."""
+        out, err, code = self(*argv, stdin=stdin)
+        assert (err, code) == (b"", 0), argv
+        return out.decode("utf-8", "surrogateescape")
+
+    def revision(self) -> int:
+        """The store's revision."""
+        return int(json.loads(self.said("get", "x", "-w", "json"))["header"]["revision"])
+
+
+@pytest.fixture(scope="module", params=("etcd", "pyetcd"))
+def node(
+    request: Any, tmp_path_factory: pytest.TempPathFactory, machine_type: Any
+) -> Iterator[Node]:
+    """The real etcd, and then pyetcd: what works from the API alone works against both."""
+    machine = machine_type(tmp_path_factory.mktemp("node"))
+    try:
+        yield Node(request.param, machine.single(request.param).endpoint)
+    finally:
+        machine.close()
 
 
 @pytest.fixture(scope="session")

@@ -92,7 +92,7 @@ get k1 -w json --print-value-only
 get k1 -wjson
 get k1 -w=json
 get k1 --write-out json
-get k1 --write-out=yaml
+get k1 --write-out=xml
 get k1 -w
 get -w json k1
 -w json get k1

@@ -1,4 +1,4 @@
-"""What the help of `pyetcd ctl` lists that etcdctl 3.5.1 does not have, as a pattern of lines."""
+"""What the help of `pyetcd ctl` lists that etcdctl 3.5.1 does not have, as a pattern."""
 
 from collections.abc import Iterator
 
@@ -14,4 +14,4 @@ def _added(command: Command) -> Iterator[str]:
         yield from [f"\t{child.name}[ \t]"] if child.since else _added(child)
 
 
-ADDED = f"(?m)^(?:{'|'.join(sorted(_added(ROOT)))}).*\n"
+ADDED = f"(?m)^(?:{'|'.join(sorted(_added(ROOT)))}).*\n|(?<=simple, table), yaml(?=\\))"
