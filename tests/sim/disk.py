@@ -370,6 +370,16 @@ class Os:
         self._paths.pop(descriptor, None)
         os.close(descriptor)
 
+    def pwrite(self, descriptor: int, data: bytes, offset: int) -> int:
+        path = self._paths.get(descriptor, "")
+        disk = self._disks.of(path)
+        if disk is not None and not disk.change("write", path):
+            return len(data)
+        written = os.pwrite(descriptor, data, offset)
+        if disk is not None:
+            disk.file(path).cached.append((offset, bytes(data[:written])))
+        return written
+
     def fsync(self, descriptor: int) -> None:
         path = self._paths.get(descriptor, "")
         disk = self._disks.of(path)
