@@ -5,7 +5,7 @@ cost nothing, and a command loads only what it runs. Names, defaults and flag te
 """
 
 from pyetcd.cli.command import Command
-from pyetcd.cli.ctl.tree_extras import DECODE
+from pyetcd.cli.ctl.tree_extras import DECODE, EXTRAS
 from pyetcd.cli.ctl.tree_more import MORE
 from pyetcd.cli.flags import Flag, boolean, integer, span, text
 
@@ -336,6 +336,7 @@ ROOT = Command(
         _LEASE,
         _MEMBER,
         *MORE,
+        *EXTRAS,
         HELP,
         _DOWNGRADE,
         Command(

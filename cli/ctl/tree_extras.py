@@ -1,6 +1,7 @@
 """What etcdctl does not have: commands and flags for those who look at keys."""
 
-from pyetcd.cli.flags import Flag
+from pyetcd.cli.command import Command
+from pyetcd.cli.flags import Flag, integer
 
 SINCE = "pyetcd"  # the release that brought it
 
@@ -10,4 +11,21 @@ DECODE = Flag(
     "false",
     "Print readable JSON or YAML: text as text, JSON values as JSON, other bytes as base64",
     since=SINCE,
+)
+
+EXTRAS = (
+    Command(
+        "tree [options] [prefix]",
+        "Shows keys as a tree, by the slashes in them",
+        "pyetcd.cli.ctl.keytree:tree",
+        (
+            integer("depth", "Levels to show; of a folder that is not opened, the number of keys"),
+            integer("rev", "Specify the kv revision"),
+        ),
+        long="""
+One line a folder, which ends with '/', and a line a key, further to the right with each level. All
+is of one revision. Values are not read, and with --depth only the count of what is not shown.
+""",
+        since=SINCE,
+    ),
 )
