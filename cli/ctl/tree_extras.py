@@ -15,6 +15,22 @@ DECODE = Flag(
 
 EXTRAS = (
     Command(
+        "diff [options] <revision> <revision> [prefix]",
+        "Shows what was added, changed and deleted between two revisions",
+        "pyetcd.cli.ctl.diff:diff",
+        (DECODE,),
+        long="""
+Compares the keys with the prefix, or all keys, as they were at the two revisions; 0 is the present
+one. Lines with '-' are of the first, lines with '+' of the second; nothing is printed where they
+are the same. Of values that are texts of several lines only the lines around a change are shown,
+behind a line '@@ "key" -first,count +first,count @@'.
+
+$ diff 100 200 /config/
+$ diff 100 0 -w json
+""",
+        since=SINCE,
+    ),
+    Command(
         "tree [options] [prefix]",
         "Shows keys as a tree, by the slashes in them",
         "pyetcd.cli.ctl.keytree:tree",
