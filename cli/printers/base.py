@@ -6,8 +6,7 @@ etcd's does: the request has been executed, then `Error: table not supported as 
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from google.protobuf.message import Message
 
@@ -17,8 +16,7 @@ from pyetcd.proto import rpc_pb2 as rpc
 M = TypeVar("M", bound=Message)
 
 
-@dataclass(frozen=True, slots=True)
-class About(Generic[M]):
+class About(NamedTuple, Generic[M]):
     """An answer about something that only the request named: a lease, a member, a leader."""
 
     id: int
@@ -26,16 +24,14 @@ class About(Generic[M]):
     target: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Named(Generic[M]):
+class Named(NamedTuple, Generic[M]):
     """An answer about users and roles that only the request named."""
 
     names: tuple[str, ...]
     message: M
 
 
-@dataclass(frozen=True, slots=True)
-class Revoked:
+class Revoked(NamedTuple):
     """A permission that a role lost; `key` as it was typed."""
 
     role: str
@@ -44,24 +40,21 @@ class Revoked:
     message: rpc.AuthRoleRevokePermissionResponse
 
 
-@dataclass(frozen=True, slots=True)
-class TimeToLive:
+class TimeToLive(NamedTuple):
     """`keys`: whether the keys were asked for."""
 
     message: rpc.LeaseTimeToLiveResponse
     keys: bool
 
 
-@dataclass(frozen=True, slots=True)
-class At(Generic[M]):
+class At(NamedTuple, Generic[M]):
     """What one endpoint answered."""
 
     endpoint: str
     message: M
 
 
-@dataclass(frozen=True, slots=True)
-class Health:
+class Health(NamedTuple):
     """Whether one endpoint is well."""
 
     endpoint: str
@@ -70,8 +63,7 @@ class Health:
     error: str
 
 
-@dataclass(frozen=True, slots=True)
-class SnapshotStatus:
+class SnapshotStatus(NamedTuple):
     """What a snapshot holds."""
 
     hash: int
@@ -80,8 +72,7 @@ class SnapshotStatus:
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class SnapshotHash:
+class SnapshotHash(NamedTuple):
     """HashKV of a file."""
 
     hash: int
