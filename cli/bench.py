@@ -209,8 +209,7 @@ async def _drive(load: Load, addresses: list[str], clients: int, conns: int, rat
     await asyncio.gather(*(connect(place) for place in range(conns)))
     while rate and not done.is_set():
         load.allowance = int((time.perf_counter() - start) * rate) - load.started
-        for connection in list(live):
-            connection.wake()
+        load.wake()
         await asyncio.sleep(PACE_S)
     await done.wait()
     took_s = time.perf_counter() - start

@@ -6,16 +6,17 @@ peer's dynamic table (RFC 7541, 6.2.1), all later ones name table entries in six
 cut into frames and their header blocks looked up in a cache; only a block that changes the table is
 decoded (a block of indexed fields alone never does).
 
-Closed loop: a connection carries a fixed number of clients, each with one request on its way. Flow
-control is kept in both directions; a request for which the peer gives no window waits in a queue
-that is bounded by the number of clients.
+Closed loop: a connection carries a fixed number of clients, each with one request on its way. A
+connection that is given no work waits in the load's `idle` until `Load.wake`. Flow control is kept
+in both directions; a request for which the peer gives no window waits in a queue that is bounded by
+the number of clients.
 """
 
 import asyncio
 import struct
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -47,6 +48,8 @@ from pyetcd.cli.h2_frames import (
     frame,
 )
 
+TABLE_BYTES = 4096  # of the peer's table for our headers, unless it says otherwise
+_PLACE = 62  # of the newest entry of that table
 RENEW_BYTES = 1 << 29  # of what was received, before the connection's window is opened again
 _clock = time.perf_counter
 
@@ -63,8 +66,16 @@ class Load:
     finished: int = 0
     latencies_s: list[float] = field(default_factory=list)
     errors: dict[str, int] = field(default_factory=dict)
-    allowance: int | None = None  # with --rate: requests that may leave by now
+    allowance: int | None = None  # requests that may leave by now; None: as many as there are
+    idle: "deque[Connection]" = field(default_factory=deque)  # who has clients without a request
     on_done: Callable[[], None] = lambda: None
+    on_fail: Callable[[str, int], None] = lambda text, count: None
+    # A status in words; without a code it is the connection's end.
+    describe: Callable[[int | None, str], str] = lambda code, text: (
+        text if code is None else f"code {code}: {text}"
+    )
+    # Whether a refusal means the connection alone: its request is given back and it closes.
+    is_stale: Callable[[str], bool] = lambda text: False
 
     def take(self) -> bool:
         """Whether one more request may start now."""
@@ -80,7 +91,24 @@ class Load:
     def fail(self, text: str, count: int = 1) -> None:
         """Counts requests that ended badly."""
         self.errors[text] = self.errors.get(text, 0) + count
+        self.on_fail(text, count)
         self.finish(count)
+
+    def give_back(self) -> None:
+        """A request that was taken and never looked at: somebody else may take it."""
+        self.started -= 1
+        if self.allowance is not None:
+            self.allowance += 1
+
+    def wake(self) -> None:
+        """Hands what may leave to those who wait, the longest waiting first."""
+        idle = self.idle
+        for _ in range(len(idle)):
+            if self.started >= self.total or (self.allowance is not None and self.allowance <= 0):
+                return
+            connection = idle.popleft()
+            connection.is_idle = False
+            connection.wake()
 
     def finish(self, count: int) -> None:
         """Counts requests that ended."""
@@ -92,10 +120,30 @@ class Load:
 class Connection(asyncio.Protocol):
     """One connection with `clients` requests on their way."""
 
-    def __init__(self, load: Load, authority: str, clients: int) -> None:
+    def __init__(
+        self,
+        load: Load,
+        authority: str,
+        clients: int,
+        *,
+        is_secure: bool = False,
+        metadata: Sequence[tuple[bytes, bytes]] = (),
+    ) -> None:
         self._load = load
-        self._authority = authority.encode()
         self._clients = clients
+        self._front = b"\x83\x87" if is_secure else b"\x83\x86"  # :method POST, :scheme
+        self._headers = (
+            (b":path", load.path.encode()),
+            (b":authority", authority.encode()),
+            (b"content-type", b"application/grpc"),
+            (b"te", b"trailers"),
+            *metadata,
+        )
+        # The headers' places in the peer's table, once the first request has put them there.
+        count = len(self._headers)
+        places = bytes(0x80 | _PLACE + place for place in range(count - 1, -1, -1))
+        self._block_named = self._front + places
+        self._head_named = len(self._block_named).to_bytes(3, "big") + _HEAD
         self._starts: dict[int, float] = {}  # stream -> when its request left
         self._next_id = 1
         self._tail = b""
@@ -109,8 +157,12 @@ class Connection(asyncio.Protocol):
         self._block_flags = 0
         self._unsent: deque[tuple[int, bytes]] = deque()  # bodies, or their rests, out of window
         self._body_windows: dict[int, int] = {}  # of the streams in _unsent
-        self._literal_only = False
+        size = sum(len(name) + len(value) + 32 for name, value in self._headers)
+        self._literal_only = size > TABLE_BYTES
         self.draining = False
+        self.is_idle = False
+        self.heard_s = _clock()  # when the peer last said anything
+        self._asked_s = 0.0  # when it was last asked whether it lives
         self._transport: asyncio.Transport | None = None
         self.on_lost: Callable[[Connection], None] = lambda connection: None
 
@@ -124,16 +176,30 @@ class Connection(asyncio.Protocol):
         )
         self.wake()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it is connected."""
+        return self._transport is not None
+
     def wake(self) -> None:
         """Starts requests for the clients that have none, as far as the load allows."""
         if self._transport is None or self.draining:
             return
         out: list[bytes] = []
         now = _clock()
-        while len(self._starts) < min(self._clients, self._streams_max) and self._load.take():
-            self._start(out, now)
+        self._take(out, now)
         if out:
             self._transport.write(b"".join(out))
+
+    def _take(self, out: list[bytes], now: float) -> None:
+        room = min(self._clients, self._streams_max)
+        while len(self._starts) < room:
+            if not self._load.take():
+                if not self.is_idle:
+                    self.is_idle = True
+                    self._load.idle.append(self)
+                return
+            self._start(out, now)
 
     def _start(self, out: list[bytes], now: float) -> None:
         stream_id = self._next_id
@@ -149,15 +215,15 @@ class Connection(asyncio.Protocol):
         size = self._load.message_bytes + 5
         named = stream_id.to_bytes(4, "big")
         if size > self._frame_max or size > self._stream_window or size > self._window:
-            out.append(_INDEXED_HEAD + named + _INDEXED_BLOCK)
+            out.append(self._head_named + named + self._block_named)
             self._send_body(out, stream_id, self._body())
             return
         self._window -= size
         # The hot path: HEADERS and DATA of one request.
         out += (
-            _INDEXED_HEAD,
+            self._head_named,
             named,
-            _INDEXED_BLOCK,
+            self._block_named,
             size.to_bytes(3, "big"),
             b"\x00\x01",
             named,
@@ -173,25 +239,11 @@ class Connection(asyncio.Protocol):
         return b"\x00" + load.message_bytes.to_bytes(4, "big") + message
 
     def _literal_block(self) -> bytes:
-        """The request's headers; entries 65 to 62 of the table are then :path, ..., te."""
+        """The request's headers; they are then the newest entries of the table."""
         prefix = b"\x00" if self._literal_only else b"\x40"
-
-        def entry(name: bytes, value: bytes) -> bytes:
-            return prefix + _string(name) + _string(value)
-
         update = b"\x20" if self._literal_only else b""  # table size 0, RFC 7541 6.3
-        return (
-            update
-            + b"\x83\x86"
-            + b"".join(
-                (
-                    entry(b":path", self._load.path.encode()),
-                    entry(b":authority", self._authority),
-                    entry(b"content-type", b"application/grpc"),
-                    entry(b"te", b"trailers"),
-                )
-            )
-        )
+        entries = (prefix + _string(name) + _string(value) for name, value in self._headers)
+        return update + self._front + b"".join(entries)
 
     def _send_body(self, out: list[bytes], stream_id: int, body: bytes) -> None:
         self._body_windows[stream_id] = self._stream_window
@@ -225,7 +277,7 @@ class Connection(asyncio.Protocol):
         """Cuts what came into frames; a finished request is followed by the next at once."""
         if self._tail:
             data = self._tail + data
-        now = _clock()
+        now = self.heard_s = _clock()
         out: list[bytes] = []
         load, statuses, starts = self._load, self._statuses, self._starts
         at, end = 0, len(data)
@@ -245,12 +297,11 @@ class Connection(asyncio.Protocol):
                         load.latencies_s.append(now - starts.pop(stream_id))
                         finished += 1
                     else:
-                        del starts[stream_id]
-                        load.fail(status)
+                        self._fail_stream(stream_id, status)
             elif kind == DATA:
                 self._received += after - at - 9
                 if flags & END_STREAM:
-                    self._fail_stream(stream_id, "stream ended without trailers")
+                    self._fail_stream(stream_id, load.describe(None, _NO_TRAILERS))
             else:
                 self._control(kind, flags, stream_id, data[at + 9 : after], out)
             at = after
@@ -259,9 +310,7 @@ class Connection(asyncio.Protocol):
             out.append(frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", self._received)))
             self._received = 0
         if not self.draining:
-            room = min(self._clients, self._streams_max)
-            while len(starts) < room and load.take():
-                self._start(out, now)
+            self._take(out, now)
         if out and self._transport is not None:
             self._transport.write(b"".join(out))
         if finished:
@@ -275,9 +324,10 @@ class Connection(asyncio.Protocol):
         status = "OK"
         if code != b"0":
             text = headers.get(b"grpc-message", b"").decode("utf-8", "replace")
-            status = f"code {code.decode()}: {text}"
+            status = self._load.describe(int(code), text)
         elif headers.get(b":status", b"200") != b"200":
-            status = f"HTTP status {headers[b':status'].decode()}"
+            text = f"HTTP status {headers[b':status'].decode()}"
+            status = self._load.describe(None, text)
         if min(block) >= 0x80 and 0xFF not in block:
             self._statuses[bytes(block)] = status  # indexed fields of one byte each
         else:
@@ -306,7 +356,8 @@ class Connection(asyncio.Protocol):
                 self._flush_bodies(out)
         elif kind == RST_STREAM:
             code = int.from_bytes(payload, "big")
-            self._fail_stream(stream_id, f"stream reset by the server with code {code}")
+            text = f"stream reset by the server with code {code}"
+            self._fail_stream(stream_id, self._load.describe(None, text))
         elif kind == GOAWAY:
             self._go_away(int.from_bytes(payload[:4], "big") & WINDOW_MAX)
         elif kind in (HEADERS, CONTINUATION):
@@ -329,7 +380,7 @@ class Connection(asyncio.Protocol):
         self.draining = True
         for stream_id in [known for known in self._starts if known > last_id]:
             del self._starts[stream_id]
-            self._load.started -= 1
+            self._load.give_back()
 
     def _header_part(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
         """Padded, prioritised or continued header blocks: legal, and rare."""
@@ -352,7 +403,12 @@ class Connection(asyncio.Protocol):
                 self._load.finish(1)
 
     def _fail_stream(self, stream_id: int, text: str) -> None:
-        if self._starts.pop(stream_id, None) is not None:
+        if self._starts.pop(stream_id, None) is None:
+            return
+        if self._load.is_stale(text):
+            self.draining = True
+            self._load.give_back()
+        else:
             self._load.fail(text)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -361,8 +417,20 @@ class Connection(asyncio.Protocol):
         lost = len(self._starts)
         self._starts.clear()
         if lost:
-            self._load.fail(f"connection lost: {exc or 'closed by the server'}", lost)
+            text = f"connection lost: {exc or 'closed by the server'}"
+            self._load.fail(self._load.describe(None, text), lost)
         self.on_lost(self)
+
+    def ask(self, now: float, *, after_s: float, patience_s: float) -> None:
+        """Keep-alive: pings a peer that owes an answer and is silent; gives it up in the end."""
+        if self._transport is None or not self._starts:
+            return
+        since_s = max(self.heard_s, min(self._starts.values()))
+        if now - since_s >= after_s + patience_s:
+            self._transport.abort()
+        elif now - since_s >= after_s and self._asked_s < since_s:
+            self._asked_s = now
+            self._transport.write(frame(PING, 0, 0, bytes(8)))
 
     def close(self) -> None:
         """Closes the connection."""
@@ -371,9 +439,16 @@ class Connection(asyncio.Protocol):
 
 
 def _string(raw: bytes) -> bytes:
-    assert len(raw) < 127
-    return bytes((len(raw),)) + raw
+    size = len(raw)
+    if size < 127:
+        return bytes((size,)) + raw
+    out, size = bytearray(b"\x7f"), size - 127
+    while size >= 128:
+        out.append(size & 0x7F | 0x80)
+        size >>= 7
+    out.append(size)
+    return bytes(out) + raw
 
 
-_INDEXED_BLOCK = bytes((0x83, 0x86, 0x80 | 65, 0x80 | 64, 0x80 | 63, 0x80 | 62))
-_INDEXED_HEAD = len(_INDEXED_BLOCK).to_bytes(3, "big") + bytes((HEADERS, END_HEADERS))
+_HEAD = bytes((HEADERS, END_HEADERS))
+_NO_TRAILERS = "stream ended without trailers"

@@ -217,8 +217,7 @@ class Client:
             if self._wants_token(last) and refreshes < REFRESHES_MAX:
                 # Refused before anything was done, so that a write may be sent again, too.
                 refreshes += 1
-                self._token = ""
-                self.authenticate()
+                self.renew()
                 continue
             if not method.repeatable or last.code != "Unavailable":
                 break
@@ -294,11 +293,10 @@ class Client:
             self._leave_direct()
             raise self._failure("Unavailable", "") from None
         except Failed as failure:
-            known = 0 <= failure.code < len(_GO_NAMES)
-            code = _GO_NAMES[failure.code] if known else "Unknown"
-            if code == "Unavailable":
+            error = self.failure(failure.code, failure.text)
+            if error.code == "Unavailable":
                 self._leave_direct()
-            raise self._failure(code, failure.text) from None
+            raise error from None
         except BaseException:  # ^C in the middle of a frame
             self._leave_direct()
             raise
@@ -350,6 +348,28 @@ class Client:
         )
         return answers
 
+    def failure(self, code: int, text: str) -> ClientError:
+        """A status as ClientError."""
+        return self._failure(_GO_NAMES[code] if 0 <= code < len(_GO_NAMES) else "Unknown", text)
+
+    def note(self, failure: ClientError, attempt: int = 0) -> None:
+        """Logs a try that failed, of a call that somebody else made for this client."""
+        self._log(attempt, failure)
+
+    @property
+    def token(self) -> str:
+        """What the calls show; empty without a user."""
+        return self._token
+
+    def is_stale(self, failure: ClientError) -> bool:
+        """Whether a call that failed so may be sent again with a token of `renew`."""
+        return self._wants_token(failure)
+
+    def renew(self) -> None:
+        """Gets a new token; raises ClientError."""
+        self._token = ""
+        self.authenticate()
+
     def _metadata(self) -> tuple[tuple[str, str | bytes], ...]:
         return (("token", self._token),) if self._token else ()
 
@@ -371,12 +391,17 @@ class Client:
         return _error(code, text)
 
     def _timeout(self) -> ClientError:
+        return self._end("DeadlineExceeded", "context deadline exceeded")
+
+    def cancelled(self) -> ClientError:
+        """What became of a call that was left by ^C."""
+        return self._end("Canceled", "context canceled")
+
+    def _end(self, code: str, text: str) -> ClientError:
         """The end of the call's time: its log line names why there is no connection."""
         reason = connection_failure(self.endpoints, self._settings)
-        description = "context deadline exceeded"
-        if reason:
-            description = f"latest balancer error: last connection error: {reason}"
-        return ClientError("DeadlineExceeded", description, "context deadline exceeded")
+        description = f"latest balancer error: last connection error: {reason}" if reason else text
+        return ClientError(code, description, text)
 
     def _log(self, attempt: int, failure: ClientError) -> None:
         import json

@@ -1,12 +1,9 @@
-"""The commands of `ctl` beside the everyday ones: auth, users, roles, snapshots, checks, locks.
-
-They are listed with all their flags; until a command has its function it says so and fails.
-"""
+"""The commands of `ctl` beside the everyday ones: auth, users, roles, snapshots, checks, locks."""
 
 from pyetcd.cli.command import Command
 from pyetcd.cli.flags import Flag, boolean, integer, text
 
-LATER = "pyetcd.cli.ctl.later:run"
+CHECK = "pyetcd.cli.ctl.check:"
 
 
 def _permission_flags(verb: str) -> tuple[Flag, ...]:
@@ -175,16 +172,22 @@ _CHECK = Command(
         Command(
             "perf [options]",
             "Check the performance of the etcd cluster",
-            LATER,
+            CHECK + "perf",
             _check_flags("performance", "/etcdctl-check-perf/"),
         ),
         Command(
             "datascale [options]",
             "Check the memory usage of holding data for different workloads"
             " on a given server endpoint.",
-            LATER,
+            CHECK + "datascale",
             _check_flags("datascale", "/etcdctl-check-datascale/"),
-            long="\nOnly the first endpoint is used; without one, localhost.\n",
+            long="""
+Writes keys and values of 512 bytes each: 10,000 by 50 clients (s), 100,000 by 200 (m), a million by
+500 (l), three million by 1000 (xl); says how much more memory the server uses, and deletes them.
+Ctrl-C ends it early; the keys are deleted then, too.
+
+The keys go to all endpoints; the memory is that of the first one's server, by its /metrics.
+""",
         ),
     ),
 )
