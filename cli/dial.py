@@ -16,6 +16,8 @@ from pyetcd.cli.flags import FlagSet
 from pyetcd.cli.terminal import Terminal
 
 if TYPE_CHECKING:
+    import ssl
+
     import grpc
 
     from pyetcd.cli.direct import Address, Direct
@@ -108,29 +110,69 @@ def ask_password(terminal: Terminal, prompt: str = "Password: ") -> str:
 
 
 def open_directly(endpoint: str, settings: Settings) -> "Direct | None":
-    """A connection without grpc, if the endpoint takes one at once; None over TLS."""
-    if _is_secure(endpoint, settings) or endpoint.startswith("unixs:"):
+    """A connection without grpc, if the endpoint takes one at once."""
+    way = route(endpoint, settings)
+    if way is None:
         return None
+    if isinstance(way.address, str):
+        if way.is_secure:
+            return None
+    elif not _is_number(way.host):
+        return None  # asking for a name may take longer than the command's time
+    context = None
+    if way.is_secure:
+        try:
+            context = trust(settings)
+        except OSError:  # files that OpenSSL does not like; what is wrong with them is grpc's
+            return None
     from pyetcd.cli.direct import connect
 
-    authority = "localhost"
-    address: Address
-    if endpoint.startswith("unix:"):
-        address = _unix_path(endpoint)
-    else:
-        try:
-            host, port = _place(endpoint)
-        except _NoAddress:
-            return None
-        if not _is_number(host):
-            return None  # asking for a name may take longer than the command's time
-        authority, address = _address(endpoint), (host or "localhost", port)
     return connect(
-        address,
-        authority,
+        way.address,
+        way.authority,
+        trust=None if context is None else (context, way.host),
         keepalive_s=settings.keepalive_ms / 1000,
         patience_s=settings.keepalive_timeout_ms / 1000,
     )
+
+
+class Route(NamedTuple):
+    """How a socket gets to an endpoint."""
+
+    address: "Address"
+    authority: str
+    is_secure: bool
+    host: str  # that a certificate must name
+
+
+def route(endpoint: str, settings: Settings) -> Route | None:
+    """None for what is no address."""
+    if endpoint.startswith(("unix:", "unixs:")):
+        secure = endpoint.startswith("unixs:")
+        return Route(_unix_path(endpoint), "localhost", secure, "localhost")
+    try:
+        host, port = _place(endpoint)
+    except _NoAddress:
+        return None
+    secure = _is_secure(endpoint, settings)
+    place = host or "localhost"
+    return Route((place, port), _address(endpoint), secure, place)
+
+
+def trust(settings: Settings) -> "ssl.SSLContext":
+    """Whom to trust, and who we are; as in Go, only the alternative names of a certificate count.
+    Raises OSError for files that do not do."""
+    import ssl
+
+    context = ssl.create_default_context(cafile=settings.ca_file or None)
+    context.hostname_checks_common_name = False
+    context.set_alpn_protocols(["h2"])
+    if settings.skip_verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if settings.cert_file:
+        context.load_cert_chain(settings.cert_file, settings.key_file)
+    return context
 
 
 def _is_number(host: str) -> bool:
@@ -203,14 +245,7 @@ def _first_trusted(endpoints: Sequence[str], settings: Settings) -> str:
 
 def _shakes_hands(endpoint: str, settings: Settings) -> bool:
     """Raises OSError and _NoAddress."""
-    import ssl
-
-    context = ssl.create_default_context(cafile=settings.ca_file or None)
-    if settings.skip_verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    if settings.cert_file:
-        context.load_cert_chain(settings.cert_file, settings.key_file)
+    context = trust(settings)
     host, port = _place(endpoint)
     place = (host or "localhost", port)
     with socket.create_connection(place, timeout=settings.dial_timeout_s) as plain:

@@ -2,7 +2,7 @@
 
 Importing grpc costs more than everything else of a `ctl get` together (35 of 78 ms), and a call
 through it some 300 us against 100 here; so a command whose connection opens at once talks over this
-one, and grpc is loaded only for streams, for TLS and when something goes wrong.
+one, over TLS as well, and grpc is loaded only for streams and when something goes wrong.
 
 Rules. Nothing is asked before the peer's SETTINGS have come, as grpc-go waits for them: until then,
 and whenever the peer says that it has not looked at a call, NotReady is raised and the call may go
@@ -17,6 +17,7 @@ of a failed HTTP request.
 import socket
 import struct
 import time
+from typing import TYPE_CHECKING
 
 from pyetcd.cli.h2_frames import (
     ACK,
@@ -42,7 +43,10 @@ from pyetcd.cli.h2_frames import (
     frame,
 )
 
-OPEN_S = 0.25  # for TCP and SETTINGS; who is slower or absent is grpc's to wait for
+if TYPE_CHECKING:
+    import ssl
+
+OPEN_S = 0.25  # for TCP, TLS and SETTINGS; who is slower or absent is grpc's to wait for
 FRAME_BYTES_MAX = 16384  # what we accept, the default of HTTP/2
 HEADER_BYTES_MAX = 16 << 20  # of one answer, as grpc-go
 RECEIVE_BYTES = 1 << 18
@@ -97,12 +101,19 @@ class Direct:
     """An open connection. Not for two threads at once."""
 
     def __init__(
-        self, connection: socket.socket, authority: str, *, keepalive_s: float, patience_s: float
+        self,
+        connection: socket.socket,
+        authority: str,
+        *,
+        keepalive_s: float,
+        patience_s: float,
+        is_secure: bool = False,
     ) -> None:
         """`keepalive_s` without a byte while a call waits sends a ping; `patience_s` after it
         without one the connection counts as lost."""
         self._socket = connection
         self._authority = authority.encode()
+        self._front = b"\x83\x87" if is_secure else b"\x83\x86"  # :method POST, :scheme
         self._keepalive_s, self._patience_s = keepalive_s, patience_s
         self._buffer = bytearray()
         self._next_id = 1
@@ -169,8 +180,9 @@ class Direct:
                 self._buffer += data
         except BlockingIOError:
             pass
-        except OSError:
-            raise NotReady from None
+        except OSError as failure:
+            if type(failure).__name__ != "SSLWantReadError":  # TLS has its own BlockingIOError
+                raise NotReady from None
         try:
             while (found := self._cut()) is not None:
                 self.control(*found)
@@ -193,7 +205,7 @@ class Direct:
         for name, value in metadata:
             fields.append((name.encode(), value if isinstance(value, bytes) else value.encode()))
         literal = (b"\x00" + _string(name) + _string(value) for name, value in fields)
-        return b"\x83\x86" + b"".join(literal)  # :method POST, :scheme http
+        return self._front + b"".join(literal)
 
     # What a call uses.
 
@@ -495,15 +507,32 @@ def _sooner(deadline_s: float | None, other_s: float) -> float:
 
 
 def connect(
-    address: Address, authority: str, *, keepalive_s: float, patience_s: float
+    address: Address,
+    authority: str,
+    *,
+    keepalive_s: float,
+    patience_s: float,
+    trust: "tuple[ssl.SSLContext, str] | None" = None,
 ) -> Direct | None:
-    """A connection, if one opens at once."""
+    """A connection, if one opens at once. `trust`: TLS, and the name that is expected there."""
     limit_s = time.monotonic() + OPEN_S
     try:
         connection = _open(address, OPEN_S)
-    except OSError:
+        if trust is not None:
+            context, name = trust
+            connection = context.wrap_socket(connection, server_hostname=name)
+            if connection.selected_alpn_protocol() != "h2":
+                connection.close()
+                return None
+    except OSError:  # a wrapped socket that fails is closed
         return None
-    direct = Direct(connection, authority, keepalive_s=keepalive_s, patience_s=patience_s)
+    direct = Direct(
+        connection,
+        authority,
+        keepalive_s=keepalive_s,
+        patience_s=patience_s,
+        is_secure=trust is not None,
+    )
     try:
         direct.start(limit_s)
     except NotReady:

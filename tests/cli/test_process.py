@@ -101,7 +101,7 @@ def test_keep_alive_renews(judge):
 
 
 def test_server_is_never_imported(judge):
-    """`ctl get` loads no raft, store or server, no typer and no rich."""
+    """`ctl get` loads no raft, store or server, no typer and no rich, nor grpc."""
     script = (
         "import os, sys\n"
         "from pyetcd.cli.ctl.run import run\n"
@@ -112,6 +112,7 @@ def test_server_is_never_imported(judge):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
     loaded = set(done.stdout.decode().split())
     banned = ("pyetcd.raft", "pyetcd.store", "pyetcd.server", "typer", "click", "rich", "apsw")
+    banned += ("grpc", "asyncio", "hpack", "google.protobuf.internal.python_message")
     assert not [name for name in loaded if name.startswith(banned)]
 
 

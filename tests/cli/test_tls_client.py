@@ -229,3 +229,19 @@ def test_nothing_of_the_server_is_loaded(judge):
     banned = ("pyetcd.raft", "pyetcd.store", "pyetcd.server", "apsw", "typer", "click")
     assert "pyetcd.cli.ctl.kv" in loaded
     assert not [name for name in loaded if name.startswith(banned)]
+
+
+def test_unary_calls_need_no_grpc(words):
+    """Over TLS as well; neither does the pure Python implementation of protobuf come along."""
+    argv = shlex.split("{ca} {pair} --endpoints={url} put k v".format(**words))
+    script = (
+        "import sys\n"
+        "from pyetcd.cli.ctl.run import run\n"
+        f"assert run({argv!r}) == (b'OK\\n', b'', 0)\n"
+        "print(*sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    loaded = set(done.stdout.decode().split())
+    banned = ("grpc", "asyncio", "hpack", "google.protobuf.internal.python_message")
+    assert "ssl" in loaded
+    assert not [name for name in loaded if name.startswith(banned)]
