@@ -5,11 +5,11 @@ command is looked for, unique prefixes (`etcdctl memb list`), suggestions, which
 twice and on which stream, and the layout of the help texts.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from pyetcd.cli import gotext
-from pyetcd.cli.flags import Flag, FlagError, FlagSet
+from pyetcd.cli.flags import Flag, FlagError, FlagSet, Value
 
 VERSION, API_VERSION = "3.5.1", "3.5"
 
@@ -33,6 +33,7 @@ class Command:
     suggest_for: tuple[str, ...] = ()
     since: str = ""
     parent: "Command | None" = None
+    _all_flags: dict[str, Flag] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for child in self.children:
@@ -62,8 +63,11 @@ class Command:
         return dict(sorted(found.items()))
 
     def all_flags(self) -> dict[str, Flag]:
-        """Every flag that this command reads."""
-        return self.inherited_flags() | self.local_flags()
+        """Every flag that this command reads. Made once, when the tree is whole: a shell asks for
+        each of its lines."""
+        if not self._all_flags:
+            self._all_flags = self.inherited_flags() | self.local_flags()
+        return self._all_flags
 
 
 class UsageMistake(Exception):
@@ -92,8 +96,11 @@ def help_flag(command: Command) -> Flag:
     return Flag("help", "bool", "false", f"help for {command.name}", "h")
 
 
-def resolve(root: Command, argv: Sequence[str]) -> Found:
-    """The command that `argv` names, with its flags; raises UsageMistake."""
+def resolve(
+    root: Command, argv: Sequence[str], defaults: Mapping[str, Value] | None = None
+) -> Found:
+    """The command that `argv` names, with its flags; raises UsageMistake. `defaults` are values of
+    the root's flags in the place of the flags' own."""
     command, rest = find(root, list(argv))
     if command is root:
         words = _words(rest, root)
@@ -101,7 +108,7 @@ def resolve(root: Command, argv: Sequence[str]) -> Found:
             text = unknown_command(root, words[0])
             hint = f"Run '{root.path()} --help' for usage.\n"
             raise UsageMistake(stdout="", stderr=f"Error: {text}\n{hint}Error: {text}\n")
-    flags = FlagSet(command.all_flags())
+    flags = FlagSet(command.all_flags(), dict(defaults or {}))
     try:
         flags.parse(rest)
     except FlagError as mistake:
@@ -113,28 +120,31 @@ def resolve(root: Command, argv: Sequence[str]) -> Found:
 def find(root: Command, argv: list[str]) -> tuple[Command, list[str]]:
     """The deepest command that the words of `argv` name, and what is left of `argv`."""
     command = root
-    while True:
-        words = _words(argv, command)
-        child = _child(command, words[0]) if words else None
+    while command.children:
+        word = argv[0] if argv else ""
+        if not word or word.startswith("-"):
+            word = next(iter(_words(argv, command)), "")
+        child = _child(command, word) if word else None
         if child is None:
-            return command, argv
-        at = argv.index(words[0])
+            break
+        at = argv.index(word)
         argv = argv[:at] + argv[at + 1 :]
         command = child
+    return command, argv
 
 
 def _child(command: Command, word: str) -> Command | None:
+    for child in command.children:
+        if child.name == word:
+            return child
     matches = [child for child in command.children if child.name.startswith(word)]
-    exact = [child for child in matches if child.name == word]
-    if exact:
-        return exact[0]
     matches = [child for child in matches if not child.since] or matches
     return matches[0] if len(matches) == 1 else None
 
 
 def _words(argv: Sequence[str], command: Command) -> list[str]:
     """`argv` without flags and their values. A flag not known here is taken to have a value."""
-    flags = command.all_flags()
+    flags = dict(command.all_flags())
     del flags["help"]  # cobra adds it to a command once it has found it
     words = []
     rest = list(reversed(argv))

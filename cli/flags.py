@@ -133,25 +133,25 @@ class FlagSet:
 
     def boolean(self, name: str) -> bool:
         """The value of a boolean flag."""
-        value = self._get(name)
+        value = self.value(name)
         assert isinstance(value, bool)
         return value
 
     def text(self, name: str) -> str:
         """The value of a string flag."""
-        value = self._get(name)
+        value = self.value(name)
         assert isinstance(value, str)
         return value
 
     def integer(self, name: str) -> int:
         """The value of an int or duration flag (durations in nanoseconds)."""
-        value = self._get(name)
+        value = self.value(name)
         assert isinstance(value, int)
         return value
 
     def texts(self, name: str) -> list[str]:
         """The value of a list flag."""
-        value = self._get(name)
+        value = self.value(name)
         assert isinstance(value, list)
         return value
 
@@ -159,9 +159,10 @@ class FlagSet:
         """The value as `--debug` prints it."""
         if self.flags[name].kind == "duration":
             return gotext.duration(self.integer(name))
-        return show(self._get(name))
+        return show(self.value(name))
 
-    def _get(self, name: str) -> Value:
+    def value(self, name: str) -> Value:
+        """The value of any flag."""
         if name in self.values:
             return self.values[name]
         flag = self.flags[name]

@@ -36,6 +36,11 @@ class Terminal:
         self._streams = streams
 
     @property
+    def streams(self) -> Streams:
+        """Where it reads and writes."""
+        return self._streams
+
+    @property
     def is_terminal(self) -> bool:
         """Whether a person reads stdout."""
         return self._streams.is_terminal

@@ -57,7 +57,8 @@ def _section(title: str, command: Command) -> str:
     line = " ".join(part for part in ("pyetcd ctl", front, command.use) if part)
     parts = [f"\n### {title}\n\n{_sentence(command.short)}"]
     if command.since:
-        parts.append(f" {_since(command.since)}.")
+        since = _since(command.since)
+        parts.append(f" {since[0].upper()}{since[1:]}.")
     parts.append(f"\n\n```\n{line}\n```\n")
     if command.long:
         parts.append(f"\n```\n{command.long.strip()}\n```\n")

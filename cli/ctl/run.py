@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 
-from pyetcd.cli.command import UsageMistake, find, options_text, resolve, usage
+from pyetcd.cli.command import Found, UsageMistake, find, options_text, resolve, usage
 from pyetcd.cli.context import Context
 from pyetcd.cli.ctl.tree import ROOT
 from pyetcd.cli.terminal import BAD_ARGS, Exit, Streams
@@ -31,14 +31,26 @@ def execute(argv: Sequence[str], env: Mapping[str, str], streams: Streams) -> in
     try:
         found = resolve(ROOT, argv)
     except UsageMistake as mistake:
-        streams.stdout.write(mistake.stdout.encode("utf-8", "surrogateescape"))
-        streams.stdout.flush()
-        streams.stderr.write(mistake.stderr.encode("utf-8", "surrogateescape"))
-        return 1
+        return answer_mistake(mistake, streams)
+    return perform(
+        found,
+        Context(found.command, found.flags, env=environment, streams=streams, argv=list(argv)),
+    )
+
+
+def answer_mistake(mistake: UsageMistake, streams: Streams) -> int:
+    """Says what is wrong with a command line; its exit code."""
+    streams.stdout.write(mistake.stdout.encode("utf-8", "surrogateescape"))
+    streams.stdout.flush()
+    streams.stderr.write(mistake.stderr.encode("utf-8", "surrogateescape"))
+    return 1
+
+
+def perform(found: Found, context: Context) -> int:
+    """Calls the command's function, or shows its help; returns the exit code."""
     if found.help:
-        streams.stdout.write(usage(found.command).encode())
+        context.write(usage(found.command).encode())
         return 0
-    context = Context(found.command, found.flags, env=environment, streams=streams, argv=list(argv))
     try:
         _function(found.command.run)(context)
     except Exit as end:

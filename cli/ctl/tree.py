@@ -6,6 +6,7 @@ cost nothing, and a command loads only what it runs. Names, defaults and flag te
 
 from pyetcd.cli.command import Command
 from pyetcd.cli.ctl.tree_extras import DECODE, EXTRAS
+from pyetcd.cli.ctl.tree_live import LIVE
 from pyetcd.cli.ctl.tree_more import MORE
 from pyetcd.cli.flags import Flag, boolean, integer, span, text
 
@@ -352,5 +353,6 @@ ROOT = Command(
             "pyetcd.cli.ctl.run:options",
             since="3.7",
         ),
+        *LIVE,
     ),
 )

@@ -49,6 +49,7 @@ class Watch:
     flags: FlagSet
     command: list[str]
     revision: int = 0
+    is_over: bool = False  # nobody wants to know how it ends
     requests: "queue.SimpleQueue[rpc.WatchRequest | None]" = field(
         default_factory=queue.SimpleQueue  # a create, and a progress request per line of input
     )
@@ -140,9 +141,17 @@ def _follow(context: Context, client: Client, display: Display, wanted: Watch) -
                     return
         except grpc.RpcError as failure:
             error = client.translate(failure)
+            if wanted.is_over:
+                return
             if error.code not in ("Unavailable", "Internal"):
                 context.warn(f"watch was canceled ({error.text})")
                 return
+        except ValueError:
+            if wanted.is_over:  # the channel was closed
+                return
+            raise
+        finally:
+            wanted.requests.put(None)  # grpc's thread waits for the next request
         wanted.requests = queue.SimpleQueue()
         time.sleep(RECONNECT_S)
 
@@ -152,8 +161,7 @@ def _follow_aside(context: Context, client: Client, display: Display, wanted: Wa
     try:
         _follow(context, client, display, wanted)
     except Exit as end:
-        context.flush()
-        os._exit(end.code)
+        context.end_from_thread(end.code)
 
 
 def _requests(wanted: Watch) -> Iterator[rpc.WatchRequest]:
@@ -223,8 +231,17 @@ def _run_command(context: Context, command: list[str], revision: int, event: kv.
 def _interactive(context: Context, ranges: list[str]) -> None:
     """Reads `watch ...` and `progress` lines; each watch runs in a thread of its own."""
     client = context.client()
-    display = context.display()
     watches: list[Watch] = []
+    try:
+        _read_watches(context, client, ranges, watches)
+    finally:
+        for wanted in watches:
+            wanted.is_over = True
+
+
+def _read_watches(
+    context: Context, client: Client, ranges: list[str], watches: list[Watch]
+) -> None:
     while True:
         raw = context.stdin.readline()
         if not raw.endswith(b"\n"):

@@ -1,0 +1,32 @@
+"""What etcdctl does not have: commands that stay, a shell and a live view."""
+
+from pyetcd.cli.command import Command
+from pyetcd.cli.flags import Flag
+
+SINCE = "pyetcd"  # the release that brought it
+LEAVE = ("exit", "quit")  # what ends a shell
+
+SHELL = Command(
+    "shell [options]",
+    "Runs many commands over one connection, typed at a prompt or read from a pipe",
+    "pyetcd.cli.ctl.shell:shell",
+    (Flag("exit-on-error", "bool", "false", "End at the first command that fails", "e", SINCE),),
+    long="""
+Each line is a command with its flags, split as a POSIX shell would; nothing is expanded. Global
+flags given to the shell are the defaults of its lines. Empty lines are skipped, and what follows a
+'#' at the start of a word.
+
+$ pyetcd ctl shell < commands
+
+A command that fails says why, and the next one is run. From a pipe the exit code is that of the
+last command that failed. txn and watch -i read their lines from the same input; a value cannot be
+read from it.
+
+At a prompt the tab key completes commands, flags and keys, and Ctrl-C ends the command that runs.
+exit, quit or Ctrl-D ends the shell. Lines are kept in ~/.local/state/pyetcd/history, without those
+that start with a blank or hold a password; PYETCD_HISTORY names another file, or none if empty.
+""",
+    since=SINCE,
+)
+
+LIVE = (SHELL,)
