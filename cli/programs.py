@@ -14,14 +14,20 @@ def _server(argv: list[str]) -> int:
 def _ctl(argv: list[str]) -> int:
     import signal
 
-    from pyetcd.cli.ctl.run import execute
     from pyetcd.cli.terminal import Streams
+
+    environment = dict(os.environ)
+    if environment.get("ETCDCTL_API") == "2":
+        del environment["ETCDCTL_API"]  # not for what exec-watch runs
+        from pyetcd.cli.ctl2.run import execute
+    else:
+        from pyetcd.cli.ctl.run import execute
 
     # As a Go program: ^C and a closed pipe end the process at once, without a word.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     streams = Streams(sys.stdin.buffer, sys.stdout.buffer, sys.stderr.buffer, sys.stdout.isatty())
-    code = execute(argv, os.environ, streams)
+    code = execute(argv, environment, streams)
     streams.stdout.flush()
     streams.stderr.flush()
     # Nothing is left to be saved, and taking grpc's threads down costs more than many a command.

@@ -81,12 +81,14 @@ def backup(terminal: Run) -> None:
     flags = terminal.flags
     if not flags.boolean("with-v3"):
         raise terminal.fail(BAD_ARGS, "there is nothing to back up without the v3 backend data")
-    for name in ("wal-dir", "backup-wal-dir"):
-        if flags.text(name):
-            terminal.warn(
-                f"Note: the log of pyetcd lies in the data directory; --{name} is unused."
-            )
-    data_dir, backup_dir = flags.text("data-dir"), flags.text("backup-dir")
+    unused = [name for name in ("wal-dir", "backup-wal-dir") if flags.text(name)]
+    back_up(terminal, flags.text("data-dir"), flags.text("backup-dir"), unused=unused)
+
+
+def back_up(terminal: Terminal, data_dir: str, backup_dir: str, *, unused: list[str]) -> None:
+    """For utl and for ctl's v2 command. `unused`: flags that were given and mean nothing here."""
+    for name in unused:
+        terminal.warn(f"Note: the log of pyetcd lies in the data directory; --{name} is unused.")
     try:
         restore.check_empty(backup_dir)
         with offline.stopped_member(data_dir):
