@@ -225,6 +225,10 @@ class Client:
                 break
         raise last
 
+    def ask(self, method: Rpc[Response], request: Message, *, timeout_s: float | None) -> Response:
+        """One try of a unary call, whose failure is not logged; raises ClientError."""
+        return self._call_once(method, request, timeout_s)
+
     def _choose_again(self) -> None:
         """A channel to an endpoint that is there now; streams may still use the old one."""
         self._left += [channel for channel in self._opened if channel is not None]

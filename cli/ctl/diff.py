@@ -157,6 +157,6 @@ def _hunks(old: kv.KeyValue, new: kv.KeyValue) -> list[str]:
         return []
     if not all(line.replace("\t", " ").isprintable() for text in texts for line in text):
         return []
-    _, _, *rows = difflib.unified_diff(*texts, lineterm="")
+    _, _, *rows = difflib.unified_diff(texts[0], texts[1], lineterm="")
     label = f"{quote(old.key)} "
     return [row.replace("@@ ", f"@@ {label}", 1) if row[:2] == "@@" else row for row in rows]

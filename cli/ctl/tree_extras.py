@@ -1,7 +1,7 @@
 """What etcdctl does not have: commands and flags for those who look at keys."""
 
 from pyetcd.cli.command import Command
-from pyetcd.cli.flags import Flag, integer
+from pyetcd.cli.flags import Flag, boolean, integer
 
 SINCE = "pyetcd"  # the release that brought it
 
@@ -27,6 +27,26 @@ behind a line '@@ "key" -first,count +first,count @@'.
 
 $ diff 100 200 /config/
 $ diff 100 0 -w json
+""",
+        since=SINCE,
+    ),
+    Command(
+        "history [options] <key>",
+        "Shows every change of a key that is not yet compacted",
+        "pyetcd.cli.ctl.history:history",
+        (
+            boolean("prefix", "Changes of all keys with this prefix"),
+            integer("limit", "Maximum number of changes, the newest"),
+            boolean("newest-first", "Begin with the newest change"),
+            DECODE,
+        ),
+        long="""
+One line a change, the oldest first: its revision, whether it was a put or a deletion, and of a put
+the revision in which the key was created, its version since then, its lease and its value. After a
+compaction the first line is of the last change before it, and standard error names the revision;
+with --prefix there is such a line for each key, in the order of the keys.
+
+With --limit or --newest-first the changes are in memory before they are shown.
 """,
         since=SINCE,
     ),
