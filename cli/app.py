@@ -44,6 +44,18 @@ def bench(context: typer.Context) -> None:
     _hand_over("bench", context)
 
 
+@app.command(context_settings=_PASS_ON)
+def gateway(context: typer.Context) -> None:
+    """Forwards TCP connections to the members that are there, as `etcd gateway` does."""
+    _hand_over("gateway", context)
+
+
+@app.command(context_settings=_PASS_ON)
+def proxy(context: typer.Context) -> None:
+    """Stands between clients and a cluster and shares watches, as `etcd grpc-proxy` does."""
+    _hand_over("proxy", context)
+
+
 @app.command()
 def version() -> None:
     """Prints pyetcd's version and the version of etcd that it answers as."""

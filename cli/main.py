@@ -1,8 +1,8 @@
 """The entry point: `pyetcd`, or one of etcd's programs when called by its name.
 
-`pyetcd server|ctl|utl|bench|version`. Called through a link named etcd, etcdctl or etcdutl it is
-that program. Only what a command needs is imported: `ctl` starts in a few hundredths of a second
-because neither typer nor the server is loaded on its way.
+`pyetcd server|ctl|utl|bench|gateway|proxy|version`. Called through a link named etcd, etcdctl or
+etcdutl it is that program. Only what a command needs is imported: `ctl` starts in a few hundredths
+of a second because neither typer nor the server is loaded on its way.
 """
 
 import os
@@ -11,13 +11,14 @@ import sys
 from pyetcd.cli.programs import PROGRAMS
 
 _AS_PROGRAM = {"etcd": "server", "etcdctl": "ctl", "etcdutl": "utl"}
+_OF_ETCD = ("gateway", "grpc-proxy")  # what the etcd program is besides a server, by its first word
 
 
 def main() -> int:
     """Runs the program that the command line names."""
     program = os.path.basename(sys.argv[0])
     argv = sys.argv[1:]
-    if program in _AS_PROGRAM:
+    if program in _AS_PROGRAM and not (program == "etcd" and argv[:1] and argv[0] in _OF_ETCD):
         argv = [_AS_PROGRAM[program], *argv]
     if argv and argv[0] in PROGRAMS:
         return PROGRAMS[argv[0]](argv[1:])

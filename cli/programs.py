@@ -46,9 +46,24 @@ def _bench(argv: list[str]) -> int:
     return bench(argv)
 
 
+def _gateway(argv: list[str]) -> int:
+    from pyetcd.cli.gateway import main as gateway
+
+    return gateway(argv)
+
+
+def _proxy(argv: list[str]) -> int:
+    from pyetcd.cli.proxy import main as proxy
+
+    return proxy(argv)
+
+
 PROGRAMS: dict[str, Callable[[list[str]], int]] = {
     "server": _server,
     "ctl": _ctl,
     "utl": _utl,
     "bench": _bench,
+    "gateway": _gateway,
+    "proxy": _proxy,
+    "grpc-proxy": _proxy,
 }
