@@ -197,35 +197,35 @@ class _Work:
             raise Failure(tls_words(failure)) from None
 
     def _exchange(self, connection: http.client.HTTPConnection) -> Answer:
+        try:
+            self._ask(connection)
+            answer = connection.getresponse()
+            self.steps.put(None)
+            body = _body(answer)
+        except (OSError, UnicodeError, http.client.HTTPException) as failure:
+            raise self._explained(failure) from None
+        headers = {name.lower(): value for name, value in answer.getheaders()}
+        return Answer(answer.status, headers, body)
+
+    def _ask(self, connection: http.client.HTTPConnection) -> None:
         request, url = self._request, self._request.url
         target = escaped_path(url.path) or "/"
         target += f"?{url.query}" if url.query else ""
-        try:
-            connection.putrequest(request.method, target, skip_host=True, skip_accept_encoding=True)
-            connection.putheader("Host", url.host)
-            connection.putheader("User-Agent", "Go-http-client/1.1")
-            for name, value in request.headers.items():
-                connection.putheader(name, value)
-            if request.body is not None:
-                connection.putheader("Content-Length", str(len(request.body)))
-            connection.endheaders(request.body)
-            answer = connection.getresponse()
-            self.steps.put(None)
-            body = answer.read(BODY_BYTES_MAX)
-        except (OSError, UnicodeError, http.client.HTTPException) as failure:
-            raise self._explained(failure) from None
-        if answer.length:  # http.client takes a short body for a whole one
-            raise Failure("unexpected EOF")
-        headers = {name.lower(): value for name, value in answer.getheaders()}
-        return Answer(answer.status, headers, body)
+        connection.putrequest(request.method, target, skip_host=True, skip_accept_encoding=True)
+        connection.putheader("Host", url.host)
+        connection.putheader("User-Agent", "Go-http-client/1.1")
+        for name, value in request.headers.items():
+            connection.putheader(name, value)
+        if request.body is not None:
+            connection.putheader("Content-Length", str(len(request.body)))
+        connection.endheaders(request.body)
 
     def _explained(self, failure: Exception) -> Failure:
         if isinstance(failure, http.client.RemoteDisconnected | BrokenPipeError):
             return Failure("EOF")
         if isinstance(failure, http.client.BadStatusLine):
-            line = str(failure.args[0]).strip().strip("'")
             broken = "net/http: HTTP/1.x transport connection broken"
-            return Failure(f'{broken}: malformed HTTP response "{line}"')
+            return Failure(f"{broken}: malformed HTTP {_malformed(str(failure.args[0]))}")
         if isinstance(failure, UnicodeError | http.client.InvalidURL):
             return Failure("net/http: invalid request")
         if isinstance(failure, http.client.HTTPException):
@@ -243,6 +243,31 @@ class _Work:
         except OSError:  # nobody is at the other end by now
             return "connection"
         return "->".join(_place(str(name[0]), int(name[1])) for name in names)
+
+
+def _body(answer: http.client.HTTPResponse) -> bytes:
+    """All of it; raises Failure when it is short."""
+    try:
+        body = answer.read(BODY_BYTES_MAX)
+    except http.client.IncompleteRead:
+        is_inside = bool(getattr(answer, "chunk_left", 0))  # Go then looks for the trailer
+        text = "http: unexpected EOF reading trailer" if is_inside else "unexpected EOF"
+        raise Failure(text) from None
+    if answer.length:  # http.client takes a short body for a whole one
+        raise Failure("unexpected EOF")
+    return body
+
+
+def _malformed(line: str) -> str:
+    """What Go finds wrong with a status line."""
+    line = line.strip().strip("'")
+    protocol, space, rest = line.partition(" ")
+    if not space:
+        return f'response "{line}"'
+    code = rest.lstrip(" ").partition(" ")[0]
+    if len(code) != 3 or not code.isdecimal():
+        return f'status code "{code}"'
+    return f'version "{protocol}"'
 
 
 def _dial_unix(path: str) -> socket.socket:
