@@ -182,6 +182,16 @@ class Context(Terminal):
         if self.flags.text("write-out") not in known:
             raise self.fail(BAD_FEATURE, "unsupported output format")
 
+    @property
+    def is_for_person(self) -> bool:
+        """Whether a person looks at stdout, and has asked for no format."""
+        return (
+            self.is_terminal
+            and "write-out" not in self.flags.changed
+            and not self.flags.boolean("plain")
+            and self.env.get("TERM") != "dumb"
+        )
+
     def display(self) -> "Display":
         """The printer for --write-out."""
         from pyetcd.cli.printers.base import Display

@@ -6,7 +6,7 @@ cost nothing, and a command loads only what it runs. Names, defaults and flag te
 
 from pyetcd.cli.command import Command
 from pyetcd.cli.ctl.tree_extras import DECODE, EXTRAS
-from pyetcd.cli.ctl.tree_live import LIVE
+from pyetcd.cli.ctl.tree_live import LIVE, PLAIN
 from pyetcd.cli.ctl.tree_more import MORE
 from pyetcd.cli.flags import Flag, boolean, integer, span, text
 
@@ -66,6 +66,7 @@ GLOBAL = (
         "JWT for authentication (in the place of --user and --password)",
         since="3.7",
     ),
+    PLAIN,
 )
 
 _CLUSTER = boolean("cluster", "use all endpoints from the cluster member list")

@@ -6,6 +6,14 @@ from pyetcd.cli.flags import Flag
 SINCE = "pyetcd"  # the release that brought it
 LEAVE = ("exit", "quit")  # what ends a shell
 
+PLAIN = Flag(
+    "plain",
+    "bool",
+    "false",
+    "print to a terminal what a pipe gets: no colours, no tables, no progress bars",
+    since=SINCE,
+)
+
 SHELL = Command(
     "shell [options]",
     "Runs many commands over one connection, typed at a prompt or read from a pipe",
@@ -29,4 +37,25 @@ that start with a blank or hold a password; PYETCD_HISTORY names another file, o
     since=SINCE,
 )
 
-LIVE = (SHELL,)
+TOP = Command(
+    "top [options]",
+    "Shows the members of a cluster at work",
+    "pyetcd.cli.ctl.top:top",
+    (
+        Flag("interval", "duration", "1s", "Time between two samples", since=SINCE),
+        Flag("once", "bool", "false", "Print one table and end", since=SINCE),
+    ),
+    long="""
+On a terminal a live view, until q or Ctrl-C; with --once, --write-out or into a pipe one table, or
+one document with -w json or -w yaml. Rates are between two samples. The members are those of
+--endpoints and all that they know of.
+
+Figures come from Status and, where it can be reached, from /metrics of each member; a dash is what
+is not known. State is ok, or what is wrong: dead (no answer), slow (an answer took over 200 ms),
+behind (over 1,000 entries not applied), no leader. The exit code is 1 when a member is dead or
+there is no leader.
+""",
+    since=SINCE,
+)
+
+LIVE = (SHELL, TOP)

@@ -1,7 +1,7 @@
 """The default format: short lines for a person or a shell script."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyetcd.cli.printers.base import (
     About,
@@ -23,6 +23,9 @@ from pyetcd.proto import auth_pb2 as auth
 from pyetcd.proto import kv_pb2 as kv
 from pyetcd.proto import rpc_pb2 as rpc
 from pyetcd.proto.keys import FROM_KEY, prefix_end
+
+if TYPE_CHECKING:
+    from pyetcd.cli.printers.cluster import View
 
 
 def _pair(display: Display, pair: kv.KeyValue) -> None:
@@ -228,7 +231,14 @@ def _snapshot_hash(display: Display, found: SnapshotHash) -> None:
     display.terminal.print(", ".join(snapshot_hash_cells(found)))
 
 
+def _top(display: Display, view: "View") -> None:
+    from pyetcd.cli.printers.table import show_top
+
+    show_top(display, view)
+
+
 PRINTERS = {
+    "top": _top,
     "put": _put,
     "get": _get,
     "delete": _delete,

@@ -1,6 +1,6 @@
-"""Tables: with rich on a terminal, etcdctl's own ASCII borders to the byte everywhere else.
+"""Tables with etcdctl's own ASCII borders, to the byte. Those for a person are in pretty.py.
 
-The ASCII form is that of tablewriter 0.0.5: headers in capitals and centred, cells to the right,
+The form is that of tablewriter 0.0.5: headers in capitals and centred, cells to the right,
 a cell wider than 30 columns wrapped at its spaces so that the lines are evenly long.
 """
 
@@ -16,6 +16,7 @@ from pyetcd.cli.printers.base import (
     snapshot_hash_cells,
     status_rows,
 )
+from pyetcd.cli.printers.cluster import HEADER, View, cells, headline
 from pyetcd.proto import rpc_pb2 as rpc
 
 WRAP_COLUMNS = 30
@@ -23,21 +24,8 @@ _PENALTY = 100_000  # for a line that is too long
 
 
 def _table(display: Display, header: list[str], rows: list[list[str]]) -> None:
-    if display.terminal.is_terminal:
-        _rich(header, rows)
-        return
     for line in _render(header, rows):
         display.terminal.print(line)
-
-
-def _rich(header: list[str], rows: list[list[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*header)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
 
 
 def _render(header: list[str], rows: list[list[str]]) -> list[str]:
@@ -119,7 +107,14 @@ def _snapshot_hash(display: Display, found: SnapshotHash) -> None:
     _table(display, header, [snapshot_hash_cells(found)])
 
 
+def show_top(display: Display, view: View) -> None:
+    """`top`, which the simple format shows in the same way."""
+    display.terminal.print(headline(view))
+    _table(display, list(HEADER), [cells(member) for member in view.members])
+
+
 PRINTERS = {
+    "top": show_top,
     "member_list": _member_list,
     "health": _health,
     "status": _status,

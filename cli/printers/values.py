@@ -163,7 +163,29 @@ def _snapshot_hash(found: SnapshotHash) -> Value:
     }
 
 
+def _top(view: Any) -> Value:
+    """Ids in hexadecimal, as everywhere but in etcd's own JSON; what is not known is null."""
+    rows: list[Value] = []
+    for member in view.members:
+        row: dict[str, Value] = {}
+        for name, value in member._asdict().items():
+            if isinstance(value, float):
+                value = Number(f"{value:.6g}")
+            row[name] = list(value) if isinstance(value, tuple) else value
+        rows.append(row | {"id": f"{member.id:x}"})
+    writes_s = None if view.writes_s is None else Number(f"{view.writes_s:.6g}")
+    return {
+        "cluster_id": f"{view.cluster_id:x}",
+        "leader": view.leader,
+        "term": view.term,
+        "revision": view.revision,
+        "writes_s": writes_s,
+        "members": rows,
+    }
+
+
 VALUES: dict[str, Callable[[Any], Value]] = {
+    "top": _top,
     "put": message,
     "get": message,
     "delete": message,

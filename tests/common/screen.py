@@ -78,6 +78,9 @@ class Screen:
             self.look(1.0, text)
         self.expect(text)
 
+    def terminate(self) -> None:
+        self._process.terminate()
+
     def look(self, for_s: float, text: str = "") -> None:
         """Takes in what comes within this time, or until this is there."""
         deadline_s = time.monotonic() + for_s
