@@ -5,7 +5,7 @@ pflag accepts flags between arguments, `--flag=value`, `--flag value`, `-wjson`,
 are part of etcdctl's surface, so they are pflag's here.
 """
 
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pyetcd.cli import gotext
 from pyetcd.cli.gotext import ParseFailure
@@ -15,8 +15,7 @@ class FlagError(Exception):
     """A command line that pflag refuses; the text is what it says."""
 
 
-@dataclass(frozen=True, slots=True)
-class Flag:
+class Flag(NamedTuple):
     """One flag. `kind` is bool, string, int, uint, duration or list; `default` is its text.
 
     `since` names what brought a flag that etcd 3.5 does not have.
@@ -122,14 +121,14 @@ def show(value: Value) -> str:
     return str(value)
 
 
-@dataclass(slots=True)
 class FlagSet:
     """The flags of one command with their values: its own and the inherited ones."""
 
-    flags: dict[str, Flag]
-    values: dict[str, Value] = field(default_factory=dict)
-    changed: set[str] = field(default_factory=set)
-    args: list[str] = field(default_factory=list)
+    def __init__(self, flags: dict[str, Flag], values: dict[str, Value] | None = None) -> None:
+        self.flags = flags
+        self.values = values if values is not None else {}
+        self.changed: set[str] = set()
+        self.args: list[str] = []
 
     def boolean(self, name: str) -> bool:
         """The value of a boolean flag."""

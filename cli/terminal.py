@@ -4,7 +4,6 @@ stdout and stderr keep the order in which they were written, as Go's unbuffered 
 stderr flushes stdout first.
 """
 
-from dataclasses import dataclass
 from typing import BinaryIO
 
 # Exit codes: etcd's pkg/cobrautl/error.go.
@@ -19,14 +18,16 @@ class Exit(Exception):
         self.code = code
 
 
-@dataclass(slots=True)
 class Streams:
     """Where a command reads and writes. `is_terminal` is about stdout."""
 
-    stdin: BinaryIO
-    stdout: BinaryIO
-    stderr: BinaryIO
-    is_terminal: bool = False
+    def __init__(
+        self, stdin: BinaryIO, stdout: BinaryIO, stderr: BinaryIO, is_terminal: bool = False
+    ) -> None:
+        self.stdin = stdin
+        self.stdout = stdout
+        self.stderr = stderr
+        self.is_terminal = is_terminal
 
 
 class Terminal:
