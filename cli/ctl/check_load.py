@@ -35,6 +35,7 @@ RECONNECT_S = 0.2
 DRAIN_S = 30.0  # for what is on its way at the end
 SWEEP_S = 1.0  # how often silent connections are looked for
 RENEWALS_MAX = 3  # new tokens: one that is refused again and again would never do
+ROUNDING = 1e-6  # a write that is due but for an error of arithmetic
 FILES_SPARE = 64  # beside the connections
 UNAVAILABLE: Final = 14
 _clock = time.perf_counter
@@ -62,7 +63,7 @@ class Pace:
 
     def due(self, now_s: float, queued: int) -> int:
         """How many are to be added to `queued` ones."""
-        count = int((now_s - self._until_s) * self._writes_per_s)
+        count = int((now_s - self._until_s) * self._writes_per_s + ROUNDING)
         room = self._queue_max - queued
         if count > room:
             self._until_s = now_s
