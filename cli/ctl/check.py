@@ -142,7 +142,6 @@ class Check:
         self._settings: Settings = context.settings()
         self._client: Client = context.dial(self._settings.endpoints, self._settings)
         self.prefix = context.flags.text("prefix").encode("utf-8", "surrogateescape")
-        self._is_for_person = context.is_terminal and context.flags.text("write-out") == "simple"
 
     def expect_no_keys(self, quote: str, *, timeout_s: float | None) -> None:
         """Exits when there is a key under the prefix already. `quote` stands around the advice."""
@@ -185,7 +184,7 @@ class Check:
             self._client,
             self._settings,
             is_stopped=lambda: interrupt.is_set,
-            is_logging=not self._is_for_person,
+            is_logging=not self._context.is_for_person,
         )
         interrupt.is_noting = True
         try:
@@ -197,9 +196,11 @@ class Check:
         """The progress bar for who reads it."""
         from pyetcd.cli.ctl.check_bar import RichBar, TextBar, text_width
 
-        if self._is_for_person:
-            self._context.flush()
-            return RichBar(total, f"check {self._context.command.name}")
+        if self._context.is_for_person:
+            from pyetcd.cli.printers.person import console
+
+            title = f"check {self._context.command.name}"
+            return RichBar(total, title, console(self._context, self._context.env))
         return TextBar(total, text_width(), self._write)
 
     def _write(self, raw: bytes) -> None:
@@ -284,14 +285,14 @@ class Check:
 
     def say(self, lines: list[str]) -> None:
         """Lines on stdout, at once; in colour for a person."""
-        if self._is_for_person:
-            from rich.console import Console
+        if self._context.is_for_person:
             from rich.text import Text
 
-            self._context.flush()
-            console = Console()
+            from pyetcd.cli.printers.person import console
+
+            out = console(self._context, self._context.env)
             for line in lines:
-                console.print(Text(line, _style(line)), soft_wrap=True)
+                out.print(Text(line, _style(line)), soft_wrap=True)
             return
         for line in lines:
             self._context.print(line)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from pyetcd.cli import gotext
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress
 
 REFRESH_S = 0.2
@@ -109,9 +110,10 @@ def time_left(current: int, total: int, passed_ns: int, still_ns: int) -> str:
 class RichBar:
     """For a person."""
 
-    def __init__(self, total: int, title: str) -> None:
+    def __init__(self, total: int, title: str, console: "Console") -> None:
         self._total = total
         self._title = title
+        self._console = console
         self._progress: Progress | None = None
         self._drawn_s = 0.0
         self._is_over = False
@@ -134,7 +136,13 @@ class RichBar:
         columns = "{task.description}", "{task.percentage:>3.0f}%", "{task.fields[note]}"
         title, percent, note = (TextColumn(column, markup=False) for column in columns)
         progress = Progress(
-            title, BarColumn(), percent, TimeRemainingColumn(), note, auto_refresh=False
+            title,
+            BarColumn(),
+            percent,
+            TimeRemainingColumn(),
+            note,
+            console=self._console,
+            auto_refresh=False,
         )
         progress.add_task(self._title, total=self._total, note="")
         progress.start()
