@@ -63,16 +63,21 @@ def _enter_term(raft: Raft, message: Message) -> bool:
 
 
 def _answer_old_term(raft: Raft, message: Message) -> None:
-    """Mostly silence. Two senders must learn our term, or they stay stuck:
+    """Mostly silence. Three senders must learn our term, or they stay stuck:
 
     - A leader of an older term. With the lease we do not answer vote requests, so a node that
       raised its term while cut off would neither be elected nor follow; its answer makes the old
       leader step down and frees it. A removed node gets no appends, so it cannot disrupt so.
     - A pre-candidate of an older term, which may have the only log that can win: while nodes
       with and without pre-vote are mixed, some wait in a higher term with a shorter log.
+    - Without pre-vote a candidate of an older term, if we know no leader either (thesis 3.4 always
+      answers; etcd's raft never does). Both campaign, each raises its own term as often as the
+      other, and we may be one who cannot win: our configuration may still be the one before it.
     """
     if message.type in (MsgType.APP, MsgType.HEARTBEAT):
         if raft.check_quorum or raft.pre_vote:
             raft.send(Message(MsgType.APP_RESP, message.from_))
     elif message.type == MsgType.PRE_VOTE:
         raft.send(Message(MsgType.PRE_VOTE_RESP, message.from_, term=raft.term, reject=True))
+    elif message.type == MsgType.VOTE and raft.leader == NONE:
+        raft.send(Message(MsgType.VOTE_RESP, message.from_, term=raft.term, reject=True))

@@ -95,3 +95,25 @@ def test_a_stall_of_half_an_election_timeout_causes_no_election(sim: ModuleType)
                 member.node.tick()
             cluster.run()
         assert leader.node.is_leader and leader.node.term == term
+
+
+def test_a_candidate_learns_the_term_of_one_who_cannot_win(sim: ModuleType) -> None:
+    """Without pre-vote. 2 has not heard that 1 was promoted, 3 is gone: 1 alone can lead, with the
+    vote of 2, which is ahead in terms and raises its own at the same pace."""
+    for seed in range(20):
+        cluster = sim.Cluster(check_each=False)
+        for node, voters in ((1, (1, 2, 3)), (2, (2, 3))):
+            cluster.add(
+                node,
+                ConfState(voters=voters),
+                rng=random.Random(f"{seed}.{node}"),
+                election_ticks=ELECTION_TICKS,
+                pre_vote=False,
+            )
+        cluster.isolate(1)
+        for _ in range(20 * ELECTION_TICKS):
+            cluster[2].tick()
+            cluster.run()
+        cluster.heal()
+        ticks_until_leader(cluster, 40 * ELECTION_TICKS)
+        assert cluster[1].is_leader
