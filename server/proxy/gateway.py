@@ -1,10 +1,9 @@
 """The TCP gateway: each connection is forwarded to one endpoint, byte by byte.
 
 Strategy. Two asyncio protocols back to back. Nothing is read from a client before its endpoint has
-taken the connection; whoever writes slower than the other side sends stops the reading there, so
-a connection holds at most one socket buffer and what the transport keeps above it in each
-direction. The end of one direction is passed on, and the pair is over when both have ended or
-either breaks.
+taken the connection; whoever writes slower than the other side sends stops the reading there, so a
+connection holds at most one socket buffer and what the transport keeps above it in each direction.
+The end of one direction is passed on, and the pair is over when both have ended or either breaks.
 
 Rules. An endpoint that takes no connection within DIAL_S is not asked again until it has taken one,
 which is tried each `retry_delay_s`; meanwhile the client's connection goes to the next one. When no
