@@ -2,13 +2,15 @@
 
 Each request has its own connection: a command makes two or three. It runs in a thread, since the
 limits are for all of it (looking up the name, connecting, the handshake, an answer that trickles),
-and no socket option covers that; who ran out of time is left behind. Only a watch has no limit and
-runs in the caller's thread.
+and no socket option covers that; who ran out of time is left behind. The thread also keeps a broken
+connection apart from a broken pipe, which ends the process.
 """
 
+import contextlib
 import http.client
 import os
 import queue
+import signal
 import socket
 import ssl
 import threading
@@ -23,7 +25,11 @@ DIAL_TIMEOUT_S: Final = 30.0
 HANDSHAKE_TIMEOUT_S: Final = 10.0
 KEEPALIVE_S: Final = 30
 BODY_BYTES_MAX: Final = 1 << 30
+_HUNG_UP = (http.client.RemoteDisconnected, BrokenPipeError, ssl.SSLEOFError)
 _UNTRUSTED = "x509: certificate signed by unknown authority"
+
+# In Go's words; its TLS 1.2 has no "certificate required".
+_ALERTS = {"unknown ca": "unknown certificate authority", "certificate required": "bad certificate"}
 
 
 class Failure(Exception):
@@ -74,19 +80,23 @@ class Trust:
     ca_file: str = ""
     server_name: str = ""
 
-    def context(self) -> ssl.SSLContext:
-        """Of these files."""
+    def secure(self, plain: socket.socket, host: str, *, latest: bool = True) -> ssl.SSLSocket:
+        """TLS on a connection; raises OSError. Not the `latest`: no later than 1.2."""
+        context = self._context()
+        if not latest:
+            context.maximum_version = ssl.TLSVersion.TLSv1_2
+        return context.wrap_socket(plain, server_hostname=self.server_name or host)
+
+    def _context(self) -> ssl.SSLContext:
         made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         made.minimum_version = ssl.TLSVersion.TLSv1_2
         if self.cert_file:
-            made.load_cert_chain(self.cert_file, self.key_file)
+            made.load_cert_chain(self.cert_file, self.key_file, password="")  # never asks for one
         if not self.ca_file:
             made.load_default_certs()
         else:
-            try:
+            with contextlib.suppress(ssl.SSLError):  # no certificate in it: trusts nobody
                 made.load_verify_locations(self.ca_file)
-            except ssl.SSLError:
-                pass  # no certificate in it: trusts nobody, as Go's pool
         return made
 
 
@@ -112,16 +122,15 @@ class Exchanger:
         """The answer; raises Failure. With `waits` it may take as long as it takes."""
         work = _Work(request, self._trust, self._dial_timeout_s)
         left_s = deadline.left_s()
-        limited = not waits and self._header_timeout_s > 0
-        if left_s is None and not limited:
-            return work.finish()
         if left_s == 0:
             raise DeadlineExceeded
-        header_s = self._header_timeout_s if limited else float("inf")
+        limits = [] if left_s is None else [left_s]
+        if not waits and self._header_timeout_s > 0:
+            limits.append(self._header_timeout_s)
         threading.Thread(target=work.run, daemon=True).start()
         steps = work.steps
         try:
-            step = steps.get(timeout=min(header_s, float("inf") if left_s is None else left_s))
+            step = steps.get(timeout=min(limits, default=None))
         except queue.Empty:
             work.abandon()
             if deadline.left_s() == 0:
@@ -149,11 +158,14 @@ class _Work:
         self._trust = trust
         self._dial_timeout_s = dial_timeout_s
         self._socket: socket.socket | None = None
+        self._may_be_refused = False
 
     def run(self) -> None:
         """For a thread."""
+        # A server that hangs up must not end the process as a closed stdout does.
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGPIPE,))
         try:
-            self.steps.put(self.finish())
+            self.steps.put(self._finish())
         except BaseException as failure:  # also an assertion: the caller raises it
             self.steps.put(failure)
 
@@ -165,7 +177,7 @@ class _Work:
             except OSError:
                 pass  # it has ended by itself
 
-    def finish(self) -> Answer:
+    def _finish(self) -> Answer:
         """Raises Failure."""
         url = self._request.url
         if url.scheme not in ("http", "https", "unix", "unixs"):
@@ -191,14 +203,34 @@ class _Work:
         if url.scheme not in ("https", "unixs"):
             return plain
         try:
-            name = self._trust.server_name or url.hostname
-            return self._trust.context().wrap_socket(plain, server_hostname=name)
+            secured = self._trust.secure(plain, url.hostname)
         except OSError as failure:
             raise Failure(tls_words(failure)) from None
+        self._may_be_refused = secured.version() == "TLSv1.3"
+        return secured
+
+    def _refusal(self) -> str:
+        """Why a server hung up. With TLS 1.3 it does so after the handshake, and its reason may be
+        lost on the way; with 1.2 it does so in the handshake."""
+        if not self._may_be_refused:
+            return "EOF"
+        url = self._request.url
+        try:
+            with self._dial(url) as plain:
+                plain.settimeout(HANDSHAKE_TIMEOUT_S)
+                self._trust.secure(plain, url.hostname, latest=False).close()
+        except ssl.SSLError as failure:
+            return tls_words(failure)
+        except (OSError, Failure):
+            pass  # the first failure is the one to tell
+        return "EOF"
 
     def _exchange(self, connection: http.client.HTTPConnection) -> Answer:
         try:
-            self._ask(connection)
+            with contextlib.suppress(
+                BrokenPipeError, ssl.SSLEOFError
+            ):  # who hung up may have said why
+                self._ask(connection)
             answer = connection.getresponse()
             self.steps.put(None)
             body = _body(answer)
@@ -221,8 +253,10 @@ class _Work:
         connection.endheaders(request.body)
 
     def _explained(self, failure: Exception) -> Failure:
-        if isinstance(failure, http.client.RemoteDisconnected | BrokenPipeError):
-            return Failure("EOF")
+        if isinstance(failure, _HUNG_UP):
+            return Failure(self._refusal())
+        if isinstance(failure, ConnectionResetError) and self._may_be_refused:
+            return Failure(self._refusal())
         if isinstance(failure, http.client.BadStatusLine):
             broken = "net/http: HTTP/1.x transport connection broken"
             return Failure(f"{broken}: malformed HTTP {_malformed(str(failure.args[0]))}")
@@ -242,6 +276,8 @@ class _Work:
             names = (self._socket.getsockname(), self._socket.getpeername())
         except OSError:  # nobody is at the other end by now
             return "connection"
+        if isinstance(names[1], str):  # a path
+            return names[1]
         return "->".join(_place(str(name[0]), int(name[1])) for name in names)
 
 
@@ -337,11 +373,8 @@ def tls_words(failure: OSError) -> str:
             return "tls: first record does not look like a TLS handshake"
         _, alert, words = reason.partition("ALERT_")
         if alert:
-            words = (
-                words.lower()
-                .replace("_", " ")
-                .replace("unknown ca", "unknown certificate authority")
-            )
+            words = words.lower().replace("_", " ")
+            words = _ALERTS.get(words, words)
             return f"remote error: tls: {words}"
         return f"tls: {reason.lower().replace('_', ' ')}"
     if isinstance(failure, ConnectionResetError):
