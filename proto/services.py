@@ -1,8 +1,8 @@
 """The method table: every RPC once, with its messages, its kind and its JSON gateway paths.
 
 Whatever needs the list of methods (dispatch, gateway, metrics, authorisation matrix, client) reads
-it here. Paths, names and kinds are those of etcd 3.5, plus KV.RangeStream of 3.7 and gRPC's server
-reflection.
+it here. Paths, names and kinds are those of etcd 3.5, plus KV.RangeStream of 3.7, gRPC's server
+reflection and pyetcd's own Times.
 """
 
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from pyetcd.proto import lock_pb2 as lock
 from pyetcd.proto import reflection_pb2 as reflection
 from pyetcd.proto import reflection_v1alpha_pb2 as reflection_v1alpha
 from pyetcd.proto import rpc_pb2 as rpc
+from pyetcd.proto import times_pb2 as times
 
 
 class Kind(Enum):
@@ -384,6 +385,13 @@ _ROWS = (
         reflection_v1alpha.ServerReflectionRequest,
         reflection_v1alpha.ServerReflectionResponse,
         Kind.BIDI,
+        (),
+    ),
+    Method(
+        "/pyetcdpb.Times/RevisionAt",
+        times.RevisionAtRequest,
+        times.RevisionAtResponse,
+        Kind.UNARY,
         (),
     ),
 )

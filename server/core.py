@@ -28,6 +28,7 @@ from pyetcd.server.api.large import RangeStreamApi, SnapshotApi
 from pyetcd.server.api.lease import LeaseApi, Post
 from pyetcd.server.api.local import Local
 from pyetcd.server.api.maintenance import MaintenanceApi
+from pyetcd.server.api.times import TimesApi
 from pyetcd.server.api.watch import WatchApi
 from pyetcd.server.chores import COMPACT_PAUSE_S, Chores
 from pyetcd.server.clock import Clock, Rng
@@ -388,6 +389,7 @@ class Services:
             forward=around.forward_promotion(facts),
         )
         self.maintenance = MaintenanceApi(headers=headers, proposer=proposer, member=facts)
+        self.times = TimesApi(headers=headers, times=machine.times)
         self.snapshot = SnapshotApi(machine, core.loop)
         self.range_stream = RangeStreamApi(
             headers=headers,

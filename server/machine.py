@@ -37,6 +37,7 @@ from pyetcd.store.members import Members
 from pyetcd.store.mvcc import Keyspace
 from pyetcd.store.scrub import Scrubber
 from pyetcd.store.snapshot import Copy, SnapshotFailed
+from pyetcd.store.times import Times
 from pyetcd.store.tokens import SimpleTokens
 from pyetcd.store.v2 import V2Store
 from pyetcd.store.wal import Wal
@@ -128,6 +129,7 @@ class StateMachine:
             v2=self.v2,
             quota_bytes=quota_bytes,
         )
+        self.times = Times(backend, self.keyspace, wall_s)
         self.compaction = CompactionJob(self.keyspace)
         self.scrubber = Scrubber(backend)
         self.applied_index = backend.applied_index
@@ -203,6 +205,7 @@ class StateMachine:
         began_s = self._monotonic_s()
         mark = self.wal.watermark(self.applied_index)
         self.backend.set_applied(mark.index, mark.term, log_crc=mark.crc)
+        self.times.note()
         self.backend.commit()
         self._committed_at_s = self._monotonic_s()
         self.timings.commit(self._committed_at_s - began_s)

@@ -179,6 +179,7 @@ class Serving:
             "/v3electionpb.Election/Leader": services.election.leader,
             "/v3electionpb.Election/Resign": services.election.resign,
             "/grpc.health.v1.Health/Check": self._health.check,
+            "/pyetcdpb.Times/RevisionAt": services.times.revision_at,
             **services.auth.handlers(),
         }
         streams: dict[str, StreamHandler] = {
@@ -194,6 +195,7 @@ class Serving:
         on_learner: dict[str, OnLearner] = {
             "/etcdserverpb.KV/Range": lambda request: bool(request.serializable),
             "/etcdserverpb.Maintenance/Status": lambda request: True,
+            "/pyetcdpb.Times/RevisionAt": lambda request: True,
         }
         for path, handler in unary.items():
             unary[path] = self._guard.unary(

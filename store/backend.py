@@ -61,13 +61,18 @@ _V2_TABLES: Final = """
     CREATE TABLE v2_events (event_index INTEGER PRIMARY KEY, data TEXT NOT NULL);
 """
 
+# Of version 3: times.py.
+_TIMES_TABLE: Final = """
+    CREATE TABLE times (second INTEGER PRIMARY KEY, revision INTEGER NOT NULL);
+"""
+
 # Values never stand in a WITHOUT ROWID table: its rows must be small. `current`
 # has no value, so that a put, a count and keys_only never touch the pages that hold values.
 # current_by_lease is partial: it costs a key without lease nothing, and lets the lessor find its
 # keys at start without reading the others.
 SCHEMA: Final = db.Schema(
     application_id=0x7079_6B76,  # "pykv"
-    version=2,
+    version=3,
     incremental_vacuum=True,
     sql="""
     CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -104,8 +109,9 @@ SCHEMA: Final = db.Schema(
     CREATE TABLE auth_users (name BLOB PRIMARY KEY, user BLOB NOT NULL) WITHOUT ROWID;
     CREATE TABLE auth_roles (name BLOB PRIMARY KEY, role BLOB NOT NULL) WITHOUT ROWID;
     """
-    + _V2_TABLES,
-    upgrades=(_V2_TABLES,),
+    + _V2_TABLES
+    + _TIMES_TABLE,
+    upgrades=(_V2_TABLES, _TIMES_TABLE),
 )
 
 _FRAME_HEADER_BYTES: Final = 24  # sqlite.org/fileformat2.html section 4.1

@@ -1,5 +1,6 @@
 """put, get, del, compaction."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pyetcd.cli import client as calls
@@ -44,7 +45,10 @@ def put(context: Context) -> None:
 def get(context: Context) -> None:
     """`get`."""
     request = get_request(context)
+    moment = _moment(context)
     context.start_timeout()
+    if moment is not None:
+        request.revision = moment()
     if context.flags.boolean("stream"):
         answer = _streamed(context, request)
     else:
@@ -57,6 +61,20 @@ def get(context: Context) -> None:
             raise context.fail(BAD_ARGS, "print-value-only is only for `--write-out=simple`")
         display.value_only = True
     display.show("get", answer)
+
+
+def _moment(context: Context) -> Callable[[], int] | None:
+    """What asks for the revision of --at."""
+    text = context.flags.text("at")
+    if not text:
+        return None
+    if context.flags.integer("rev"):
+        text = "`--at` and `--rev` cannot be set at the same time, choose one"
+        raise context.fail(BAD_ARGS, text)
+    from pyetcd.cli.ctl import moment
+
+    request = moment.read(context, text)
+    return lambda: moment.revision_at(context, request)
 
 
 def decoding(context: Context, more: FlagSet | None = None) -> "Display":

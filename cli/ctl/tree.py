@@ -5,7 +5,7 @@ cost nothing, and a command loads only what it runs. Names, defaults and flag te
 """
 
 from pyetcd.cli.command import Command
-from pyetcd.cli.ctl.tree_extras import DECODE, EXTRAS
+from pyetcd.cli.ctl.tree_extras import AT, DECODE, EXTRAS
 from pyetcd.cli.ctl.tree_live import LIVE, PLAIN
 from pyetcd.cli.ctl.tree_more import MORE
 from pyetcd.cli.flags import Flag, boolean, integer, span, text
@@ -119,6 +119,7 @@ GET = Command(
             "stream", "bool", "false", "Get the answer in pieces, for very many keys", since="3.7"
         ),
         DECODE,
+        AT,
     ),
 )
 

@@ -13,6 +13,14 @@ DECODE = Flag(
     since=SINCE,
 )
 
+AT = Flag(
+    "at",
+    "string",
+    "",
+    "The keys as they were at a time: how long ago (10m), or when (2006-01-02T15:04:05Z)",
+    since=SINCE,
+)
+
 EXTRAS = (
     Command(
         "diff [options] <revision> <revision> [prefix]",

@@ -83,6 +83,7 @@ RULES: Final[dict[str, Rule]] = {
     "/v3electionpb.Election/Resign": Rule.INNER,
     "/grpc.health.v1.Health/Check": Rule.OPEN,
     "/grpc.health.v1.Health/Watch": Rule.OPEN,
+    "/pyetcdpb.Times/RevisionAt": Rule.USER,
     # What every release of the protocol says in public.
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": Rule.OPEN,
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Rule.OPEN,

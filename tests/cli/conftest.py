@@ -192,16 +192,22 @@ class Node:
         return int(json.loads(self.said("get", "x", "-w", "json"))["header"]["revision"])
 
 
-@pytest.fixture(scope="module", params=("etcd", "pyetcd"))
-def node(
-    request: Any, tmp_path_factory: pytest.TempPathFactory, machine_type: Any
-) -> Iterator[Node]:
-    """The real etcd, and then pyetcd: what works from the API alone works against both."""
+@pytest.fixture(scope="module")
+def start_node(
+    tmp_path_factory: pytest.TempPathFactory, machine_type: Any
+) -> Iterator[Callable[[str], Node]]:
+    """Starts the program, for as long as the test module."""
     machine = machine_type(tmp_path_factory.mktemp("node"))
     try:
-        yield Node(request.param, machine.single(request.param).endpoint)
+        yield lambda program: Node(program, machine.single(program).endpoint)
     finally:
         machine.close()
+
+
+@pytest.fixture(scope="module", params=("etcd", "pyetcd"))
+def node(request: Any, start_node: Callable[[str], Node]) -> Node:
+    """The real etcd, and then pyetcd: what works from the API alone works against both."""
+    return start_node(request.param)
 
 
 @pytest.fixture(scope="session")

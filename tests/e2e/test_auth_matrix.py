@@ -19,6 +19,7 @@ from pyetcd.proto import lock_pb2 as lock
 from pyetcd.proto import reflection_pb2 as reflection
 from pyetcd.proto import reflection_v1alpha_pb2 as reflection_v1alpha
 from pyetcd.proto import rpc_pb2 as rpc
+from pyetcd.proto import times_pb2 as times
 from pyetcd.proto.services import METHODS, Kind
 
 EMPTY = ("INVALID_ARGUMENT", "etcdserver: user name is empty")
@@ -113,6 +114,7 @@ ROWS = {
     MAINTENANCE + "Snapshot": [(rpc.SnapshotRequest(), ROOT)],
     MAINTENANCE + "MoveLeader": [(rpc.MoveLeaderRequest(targetID=1), ROOT)],
     MAINTENANCE + "Downgrade": [(rpc.DowngradeRequest(version="bad"), ROOT)],
+    "/pyetcdpb.Times/RevisionAt": [(times.RevisionAtRequest(seconds=1), ALL_USERS)],
     AUTH + "Authenticate": [(rpc.AuthenticateRequest(name="ghost"), EVERYBODY)],
     AUTH + "AuthEnable": [(rpc.AuthEnableRequest(), ROOT)],
     AUTH + "AuthStatus": [(rpc.AuthStatusRequest(), ROOT)],

@@ -21,7 +21,11 @@ from pyetcd.proto import health_pb2, reflection_pb2, reflection_v1alpha_pb2
 V1 = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 ALPHA = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 HEALTH = "/grpc.health.v1.Health/"
-OWN_SERVICES = {"grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"}
+OWN_SERVICES = {
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+    "pyetcdpb.Times",
+}
 ETCD_SERVICES = {
     "etcdserverpb.Auth",
     "etcdserverpb.Cluster",

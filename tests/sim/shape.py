@@ -14,7 +14,7 @@ from pyetcd.server import machine as machine_module
 from pyetcd.store import compact as compact_module
 from pyetcd.store import streams, tail, wal, watch
 
-EMPTY_BYTES = 65_536  # of a keyspace file without keys
+EMPTY_BYTES = 69_632  # of a keyspace file without keys
 MEMBERS_BYTES = 32 << 10  # what members that come and go leave in the v2 tree and its history
 
 
