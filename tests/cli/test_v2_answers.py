@@ -251,3 +251,25 @@ def test_answer(etcdctl: str, answers: tuple[str, ...], line: str) -> None:
         out, err, code = run(argv, {"ETCDCTL_ENDPOINTS": endpoint})
         got = tidy(out), tidy(err), code, request_lines(asked)
     assert got == expected
+
+
+@pytest.mark.parametrize(
+    "body", ("{}", '{"node":null}', '{"node":[]}', '{"node":{"nodes":[1]}}', "3")
+)
+def test_an_answer_without_a_node(body: str) -> None:
+    """etcdctl panics."""
+    text = (
+        "client: response is invalid json. The endpoint is probably not valid etcd cluster endpoint"
+    )
+    for line in ("get k", "ls", "set k v", "watch k"):
+        with server((answer(body),)) as (endpoint, _):
+            env = {"ETCDCTL_ENDPOINTS": endpoint}
+            out, err, code = run(["--no-sync", *line.split()], env)
+        assert (out, err, code) == (b"", f"Error:  {text}\n".encode(), 4)
+
+
+def test_three_thousand_directories_deep() -> None:
+    node = '{"key":"/d","dir":true,"nodes":[' * 3000 + '{"key":"/k"}' + "]}" * 3000
+    with server((answer(f'{{"action":"get","node":{node}}}'),)) as (endpoint, _):
+        _, err, code = run(["--no-sync", "ls"], {"ETCDCTL_ENDPOINTS": endpoint})
+    assert code == 4 and b"invalid json" in err
