@@ -37,6 +37,7 @@ from pyetcd.server.datadir import DataDir
 from pyetcd.server.facts import Facts
 from pyetcd.server.http.v2base import V2Base
 from pyetcd.server.http.v2members import V2Api
+from pyetcd.server.http.v2stats import V2Stats
 from pyetcd.server.jwt_tokens import JwtOptions, JwtTokens
 from pyetcd.server.loop import SLOW_APPLY_S, Commits, Driver, TickListener
 from pyetcd.server.machine import (
@@ -292,8 +293,15 @@ class Core:
             certified=self.tuning.client_cert_auth,
             local=self.services.local,
             members=self.machine.members,
-            member_id=self.id,
-            role=self.facts,
+            stats=V2Stats(
+                base,
+                members=self.machine.members,
+                member_id=self.id,
+                role=self.facts,
+                links=lambda: self.transport.counters,
+                loop_s=self.loop.time,
+                leader_since_s=lambda: self.turns.leader_since_s,
+            ),
         )
 
     def watch_space(self, reserve: Reserve) -> None:

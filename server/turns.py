@@ -52,6 +52,7 @@ class Turns:
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.leader_changes_total = 0
+        self.leader_since_s = loop.time()
         self.slow_snapshots_total = 0
         self._member_id = member_id
         self._machine = machine
@@ -117,6 +118,7 @@ class Turns:
         if state.leader == self._leader:
             return
         old, self._leader = self._leader, state.leader
+        self.leader_since_s = self._loop.time()
         if state.leader:
             self.leader_changes_total += 1
             self._reads.leader_changed()

@@ -1,15 +1,12 @@
-"""/v2/members, /v2/machines, /v2/stats, and the table of all v2 paths.
+"""/v2/members, /v2/machines, and the table of all v2 paths.
 
 A change of the membership is the gRPC method's, behind the same checks.
-
-Limits of the statistics: packages and their rates are not counted, and a follower's latency is not
-measured; these numbers are 0.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final
 from urllib.parse import unquote
 
 from google.protobuf.message import Message
@@ -31,7 +28,6 @@ from pyetcd.server.http.router import Router
 from pyetcd.server.http.v2auth import PREFIX as AUTH_PREFIX
 from pyetcd.server.http.v2auth import AuthHandler, V2Auth
 from pyetcd.server.http.v2base import (
-    JSON,
     HttpError,
     V2Base,
     allows,
@@ -39,13 +35,13 @@ from pyetcd.server.http.v2base import (
     method_not_allowed,
     send_json,
 )
-from pyetcd.server.http.v2json import dump, rfc3339, sound
+from pyetcd.server.http.v2json import sound
 from pyetcd.server.http.v2keys import PREFIX as KEYS_PREFIX
 from pyetcd.server.http.v2keys import KeysHandler
+from pyetcd.server.http.v2stats import V2Stats
 from pyetcd.server.passwords import Passwords
 from pyetcd.server.wire.http1 import HttpRequest, HttpResponder
 from pyetcd.store.members import Member, Members
-from pyetcd.store.v2tree import STATS
 
 MEMBERS: Final = "/v2/members"
 _CLUSTER: Final = "/etcdserverpb.Cluster/"
@@ -60,13 +56,6 @@ class _Caller:
     metadata: dict[str, str | bytes] = field(default_factory=dict)
 
 
-class Role(Protocol):
-    """What this member is."""
-
-    @property
-    def is_leader(self) -> bool: ...
-
-
 class V2Api:
     """All handlers of the v2 API."""
 
@@ -78,8 +67,7 @@ class V2Api:
         certified: bool,
         local: Local,
         members: Members,
-        member_id: int,
-        role: Role,
+        stats: V2Stats,
     ) -> None:
         self.auth = V2Auth(base, passwords, certified=certified)
         self._base = base
@@ -87,9 +75,7 @@ class V2Api:
         self._auth_handler = AuthHandler(base, self.auth)
         self._local = local
         self._members = members
-        self._member_id = member_id
-        self._role = role
-        self._started_ns = base.now_ns
+        self._stats = stats
 
     def add_to(self, router: Router) -> None:
         router.exact(KEYS_PREFIX, self._keys.handle)
@@ -97,9 +83,9 @@ class V2Api:
         router.exact(MEMBERS, self.members)
         router.prefix(MEMBERS + "/", self.members)
         router.exact("/v2/machines", self.machines)
-        router.exact("/v2/stats/store", self.stats_store)
-        router.exact("/v2/stats/self", self.stats_self)
-        router.exact("/v2/stats/leader", self.stats_leader)
+        router.exact("/v2/stats/store", self._stats.store)
+        router.exact("/v2/stats/self", self._stats.own)
+        router.exact("/v2/stats/leader", self._stats.leader)
         for kind in ("users", "roles"):
             router.exact(f"{AUTH_PREFIX}/{kind}", self._auth_handler.handle)
             router.prefix(f"{AUTH_PREFIX}/{kind}/", self._auth_handler.handle)
@@ -177,53 +163,6 @@ class V2Api:
             if error.text == errors.MemberNotFound.text:
                 raise HttpError(404, f"No such member: {place}") from None
             raise
-
-    # -- statistics
-
-    def stats_store(self, request: HttpRequest, responder: HttpResponder) -> None:
-        if not allows(request, responder, "GET"):
-            return
-        tree = self._base.store.tree
-        counts: dict[str, int] = {}
-        for kind in STATS:
-            counts[f"{kind}Success"] = tree.stats.success[kind]
-            counts[f"{kind}Fail"] = tree.stats.fail[kind]
-        counts["expireCount"] = tree.stats.expired
-        counts["watchers"] = tree.hub.count
-        responder.send(200, JSON, dump(counts).encode())
-
-    def stats_self(self, request: HttpRequest, responder: HttpResponder) -> None:
-        if not allows(request, responder, "GET"):
-            return
-        member = self._members.get(self._member_id)
-        leader = self._base.raft.leader
-        since_ns = self._started_ns
-        stats = {
-            "name": "" if member is None else member.name,
-            "id": f"{self._member_id:x}",
-            "state": "StateLeader" if self._role.is_leader else "StateFollower",
-            "startTime": rfc3339(since_ns),
-            "leaderInfo": {
-                "leader": f"{leader:x}" if leader else "",
-                "uptime": f"{(self._base.now_ns - since_ns) / 1e9:.9f}s",
-                "startTime": rfc3339(since_ns),
-            },
-            "recvAppendRequestCnt": 0,
-            "sendAppendRequestCnt": 0,
-        }
-        responder.send(200, JSON, dump(stats).encode())
-
-    def stats_leader(self, request: HttpRequest, responder: HttpResponder) -> None:
-        if not allows(request, responder, "GET"):
-            return None
-        if not self._role.is_leader:
-            return fail_http(responder, (), HttpError(403, "not current leader"))
-        names = ("current", "average", "standardDeviation", "minimum", "maximum")
-        follower = {"latency": dict.fromkeys(names, 0), "counts": {"fail": 0, "success": 0}}
-        others = [f"{m.id:x}" for m in self._members.all() if m.id != self._member_id]
-        stats = {"leader": f"{self._member_id:x}", "followers": dict.fromkeys(others, follower)}
-        responder.send(200, JSON, dump(stats).encode())
-        return None
 
 
 def _shown(member: Member) -> dict[str, Any]:

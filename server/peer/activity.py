@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pyetcd.server.logs import Log
+from pyetcd.server.peer.appends import Appends, Deliveries
 
 # etcd: exponential from 0.1 ms, factor 2, 16 buckets; of snapshots from 0.1 s, 10 buckets.
 RTT_BUCKETS_S: Final = tuple(0.0001 * 2**n for n in range(16))
@@ -35,7 +36,8 @@ class Durations:
 
 @dataclass(slots=True)
 class PeerCounters:
-    """The etcd_network_peer_* numbers of one peer, but for the prefix."""
+    """The etcd_network_peer_* numbers of one peer, but for the prefix, and what the v2 statistics
+    tell of it."""
 
     sent_bytes_total: int = 0
     received_bytes_total: int = 0
@@ -48,6 +50,9 @@ class PeerCounters:
     snapshot_receive_failures_total: int = 0
     snapshots_sending: int = 0  # now
     snapshots_receiving: int = 0
+    appends_sent: Appends = field(default_factory=Appends)
+    appends_received: Appends = field(default_factory=Appends)
+    deliveries: Deliveries = field(default_factory=Deliveries)
     rtt: Durations = field(default_factory=lambda: Durations(RTT_BUCKETS_S))
     snapshot_sends: Durations = field(default_factory=lambda: Durations(SNAPSHOT_BUCKETS_S))
     snapshot_receipts: Durations = field(default_factory=lambda: Durations(SNAPSHOT_BUCKETS_S))

@@ -10,11 +10,13 @@ Rules.
 - Every answer but of /raft/probing names our cluster id.
 """
 
+import asyncio
 import time
 from typing import Final
 
 from pyetcd.raft import codec as raft_codec
 from pyetcd.raft.codec import decode_message
+from pyetcd.raft.types import MsgType
 from pyetcd.server.peer.handshake import (
     PYETCD_HEADER,
     TO_MISMATCH,
@@ -113,7 +115,10 @@ class PeerRequests:
             return SENDER_REMOVED
         if message.to != transport.identity.member_id:
             return Refusal(412, TO_MISMATCH)
-        transport.counters_of(message.from_).received_bytes_total += len(request.body)
+        counters = transport.counters_of(message.from_)
+        counters.received_bytes_total += len(request.body)
+        if message.type is MsgType.APP:
+            counters.appends_received.add(asyncio.get_running_loop().time(), len(request.body))
         transport.receive(message)
         return None
 

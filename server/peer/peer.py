@@ -115,10 +115,21 @@ class Pipeline:
         await cancel_all(self._posts)
 
     async def _drain(self) -> None:
+        loop = asyncio.get_running_loop()
         while self._queue:
-            await self._post(encode_message(self._queue.popleft()))
+            message = self._queue.popleft()
+            body, began_s = encode_message(message), loop.time()
+            sent = await self._post(body)
+            if message.type is not MsgType.APP:
+                continue
+            self._counters.appends_sent.add(loop.time(), len(body))
+            if sent:
+                self._counters.deliveries.add(loop.time() - began_s)
+            else:
+                self._counters.deliveries.failed += 1
 
-    async def _post(self, body: bytes) -> None:
+    async def _post(self, body: bytes) -> bool:
+        """Whether the peer has it."""
         url = self._picker.pick()
         headers = {"Content-Type": "application/protobuf", **self._identity.request_headers()}
         try:
@@ -133,9 +144,10 @@ class Pipeline:
             self._activity.deactivate("write", "pipeline", str(error))
             self._counters.sent_failures_total += 1
             self._handler.report_unreachable(self._peer_id)
-        else:
-            self._activity.activate(asyncio.get_running_loop().time())
-            self._counters.sent_bytes_total += len(body)
+            return False
+        self._activity.activate(asyncio.get_running_loop().time())
+        self._counters.sent_bytes_total += len(body)
+        return True
 
 
 class Remote:

@@ -24,6 +24,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from time import perf_counter
 from typing import Final
 
 from pyetcd.raft.types import Message
@@ -148,12 +149,21 @@ class StreamWriter:
         room = BUFFERED_BYTES_HIGH - responder.buffered_bytes
         parts: list[bytes] = []
         encode = self._encoder.encode
+        began_s = perf_counter()  # the loop's own time stands still within a turn
         while queue and room > 0:
             encoded = encode(queue.popleft())
             parts.append(encoded)
             room -= len(encoded)
         if parts:
             self._write(b"".join(parts))
+            if self.kind is StreamKind.APP:
+                self._tell(parts, began_s)
+
+    def _tell(self, parts: list[bytes], began_s: float) -> None:
+        now_s, took_s = self._loop.time(), perf_counter() - began_s
+        for part in parts:
+            self._counters.appends_sent.add(now_s, len(part))
+            self._counters.deliveries.add(took_s)
 
     def heartbeat(self) -> None:
         """Called every HEARTBEAT_S: keeps an idle link known to be alive, ends a stuck one."""
@@ -270,7 +280,12 @@ class StreamReader:
         def on_body(data: bytes) -> None:
             self._counters.received_bytes_total += len(data)
             # The text of a refusal comes here, too; it is no frame, and that closes the connection.
-            for message in decoder.feed(data):
+            messages = decoder.feed(data)
+            if messages and self._kind is StreamKind.APP:
+                now_s = asyncio.get_running_loop().time()
+                for _ in messages:
+                    self._counters.appends_received.add(now_s, len(data) // len(messages))
+            for message in messages:
                 self._receive(message)
 
         stream = await self._client.open(

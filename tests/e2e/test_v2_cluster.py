@@ -80,6 +80,32 @@ def test_members_agree_when_leaders_die(machine: Any, wait_until: Any) -> None:
     assert trees[0] == trees[1] == trees[2]
 
 
+def test_statistics_of_the_links(machine: Any, wait_until: Any) -> None:
+    nodes = machine.cluster(3, "--enable-v2", "--heartbeat-interval=100")
+    for node in nodes:
+        node.wait_healthy()
+    leader = next(n for n in nodes if ask(n, "GET", "/v2/stats/leader")[0] == 200)
+    for number in range(20):
+        assert ask(leader, "PUT", f"{KEYS}/a", value=str(number))[0] < 300
+    pages = {node: ask(node, "GET", "/v2/stats/self")[2] for node in nodes}
+    sent = pages[leader]["sendAppendRequestCnt"]
+    assert sent >= 20
+    assert pages[leader]["sendPkgRate"] > 0
+    assert pages[leader]["sendBandwidthRate"] > pages[leader]["sendPkgRate"]
+    assert {page["leaderInfo"]["leader"] for page in pages.values()} == {pages[leader]["id"]}
+    for node in nodes:
+        if node is not leader:
+            assert pages[node]["recvAppendRequestCnt"] >= 10, pages[node]
+            assert pages[node]["sendAppendRequestCnt"] == 0
+    page = ask(leader, "GET", "/v2/stats/leader")[2]
+    ids = {pages[node]["id"] for node in nodes if node is not leader}
+    assert (page["leader"], set(page["followers"])) == (pages[leader]["id"], ids)
+    for follower in page["followers"].values():
+        latency = follower["latency"]
+        assert 0 < latency["minimum"] <= latency["average"] <= latency["maximum"]
+        assert follower["counts"]["success"] >= 10
+
+
 def strip(tree: str) -> Any:
     """Without the seconds that are left."""
 
