@@ -173,7 +173,7 @@ def _blank(text: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Node:
-    """A server of the test module's own, and `pyetcd ctl` in process against it."""
+    """A server, and `pyetcd ctl` in process against it."""
 
     program: str
     endpoint: str
@@ -192,11 +192,11 @@ class Node:
         return int(json.loads(self.said("get", "x", "-w", "json"))["header"]["revision"])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def start_node(
     tmp_path_factory: pytest.TempPathFactory, machine_type: Any
 ) -> Iterator[Callable[[str], Node]]:
-    """Starts the program, for as long as the test module."""
+    """Starts the program, to the end of the tests."""
     machine = machine_type(tmp_path_factory.mktemp("node"))
     try:
         yield lambda program: Node(program, machine.single(program).endpoint)
@@ -204,9 +204,10 @@ def start_node(
         machine.close()
 
 
-@pytest.fixture(scope="module", params=("etcd", "pyetcd"))
+@pytest.fixture(scope="session", params=("etcd", "pyetcd"))
 def node(request: Any, start_node: Callable[[str], Node]) -> Node:
-    """The real etcd, and then pyetcd: what works from the API alone works against both."""
+    """The real etcd, and then pyetcd: what works from the API alone works against both. Keys that
+    other modules have left may be there."""
     return start_node(request.param)
 
 

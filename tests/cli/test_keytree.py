@@ -15,6 +15,7 @@ KEYS = ("/a", "/a/b/c", "/a/b/d", "/a/bb", "/z/", "/z/y", "app/x", "apple", "b\u
 
 @pytest.fixture(scope="module")
 def keys(node):
+    node.said("del", "", "--prefix")
     typed = "".join(f'put "{key}" v\n' for key in KEYS if key.isprintable())
     node.said("txn", stdin=f"\n{typed}\n\n".encode())
     for key in KEYS:

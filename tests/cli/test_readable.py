@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyetcd.cli.ctl.run import execute, run
@@ -172,7 +172,7 @@ def test_decode_is_indented_where_a_person_looks(pairs):
     assert json.loads(out.getvalue()) == json.loads(pairs.said("get", "json", "--decode"))
 
 
-def test_watch(pairs, judge):
+def test_watch(pairs):
     first = pairs.revision() - len(PAIRS) + 1
     rows = []
     for flags in (("--decode",), ("-w", "yaml"), ("-i", "--decode"), ("-i",)):
@@ -250,6 +250,7 @@ JSON = st.recursive(
 )
 
 
+@settings(max_examples=40)
 @given(st.lists(JSON) | st.dictionaries(st.text(), JSON))
 def test_nested_json_means_the_same(value: Any):
     text = json.dumps(value)
@@ -257,6 +258,7 @@ def test_nested_json_means_the_same(value: Any):
     assert json.loads(as_json.indented(nested(text))) == value
 
 
+@settings(max_examples=40)
 @given(st.binary(), st.binary())
 def test_any_bytes(key: bytes, value: bytes):
     message = rpc.WatchResponse(
@@ -275,12 +277,12 @@ def test_any_bytes(key: bytes, value: bytes):
     assert shown == key
 
 
-def test_nothing_is_loaded_that_is_not_needed(judge):
+def test_nothing_is_loaded_that_is_not_needed(node):
     """A plain get loads neither yaml nor rich."""
     script = (
         "import sys\n"
         "from pyetcd.cli.ctl.run import run\n"
-        f"assert run(['--endpoints={judge.endpoint}', 'get', 'nokey'])[2] == 0\n"
+        f"assert run(['--endpoints={node.endpoint}', 'get', 'nokey'])[2] == 0\n"
         "print(*sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
