@@ -24,6 +24,8 @@ from pyetcd.cli.terminal import (
 )
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from pyetcd.cli.client import Client, Settings
     from pyetcd.cli.printers.base import Display
 
@@ -183,24 +185,41 @@ class Context(Terminal):
             raise self.fail(BAD_FEATURE, "unsupported output format")
 
     @property
-    def is_for_person(self) -> bool:
-        """Whether a person looks at stdout, and has asked for no format."""
+    def is_terminal(self) -> bool:
+        """Whether a person reads stdout, on a terminal that can do more than a pipe."""
         return (
-            self.is_terminal
-            and "write-out" not in self.flags.changed
+            super().is_terminal
             and not self.flags.boolean("plain")
             and self.env.get("TERM") != "dumb"
         )
+
+    @property
+    def is_for_person(self) -> bool:
+        """Whether a person reads stdout, and has asked for no format."""
+        return self.is_terminal and "write-out" not in self.flags.changed
+
+    def waiting(self, title: str) -> "AbstractContextManager[object]":
+        """What shows a person that something is going on, as long as the block lasts."""
+        if not self.is_for_person:
+            from contextlib import nullcontext
+
+            return nullcontext()
+        from pyetcd.cli.printers.person import waiting
+
+        return waiting(self, self.env, title)
 
     def display(self) -> "Display":
         """The printer for --write-out."""
         from pyetcd.cli.printers.base import Display
 
-        return Display(
+        display = Display(
             self.flags.text("write-out"),
             self,
             hexadecimal=self.flags.boolean("hex"),
         )
+        if self.is_for_person:
+            display.person = self.env
+        return display
 
     def read_environment(self) -> None:
         """Takes flags from ETCDCTL_ variables; one that a flag also sets ends the command.

@@ -200,7 +200,8 @@ class Check:
             from pyetcd.cli.printers.person import console
 
             title = f"check {self._context.command.name}"
-            return RichBar(total, title, console(self._context, self._context.env))
+            person = console(self._context, self._context.env, hides_cursor=True)
+            return RichBar(total, title, person)
         return TextBar(total, text_width(), self._write)
 
     def _write(self, raw: bytes) -> None:

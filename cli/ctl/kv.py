@@ -54,6 +54,7 @@ def get(context: Context) -> None:
     else:
         answer = call(context, calls.RANGE, request)
     display = decoding(context)
+    display.keys_only = request.keys_only
     if context.flags.boolean("count-only") and display.format != "fields":
         raise context.fail(BAD_ARGS, "--count-only is only for `--write-out=fields`")
     if context.flags.boolean("print-value-only"):

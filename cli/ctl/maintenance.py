@@ -63,9 +63,10 @@ def defrag(context: Context) -> None:
     for endpoint in cluster_endpoints(context, settings):
         context.start_timeout()
         try:
-            client.at(endpoint).call(
-                calls.DEFRAGMENT, rpc.DefragmentRequest(), timeout_s=context.time_left_s()
-            )
+            with context.waiting(f"defragmenting {endpoint}"):
+                client.at(endpoint).call(
+                    calls.DEFRAGMENT, rpc.DefragmentRequest(), timeout_s=context.time_left_s()
+                )
         except calls.ClientError as failure:
             context.warn(f"Failed to defragment etcd member[{endpoint}] ({failure.text})")
             failed = True

@@ -41,7 +41,7 @@ def shell(context: Context) -> None:
     if context.args:
         raise context.fail(BAD_ARGS, "shell command accepts no arguments")
     shell = Shell(context, context.settings())
-    if context.is_terminal and context.stdin.isatty():
+    if context.streams.is_terminal and context.stdin.isatty():
         from pyetcd.cli.ctl.prompt import Prompt
 
         with _interrupts():

@@ -9,11 +9,16 @@ import hashlib
 import json
 import os
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pyetcd.cli.context import Context
 from pyetcd.cli.gotext import human_bytes
 from pyetcd.cli.terminal import BAD_ARGS, INTERRUPTED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from pyetcd.proto import rpc_pb2 as rpc
 
 TRAILER_BYTES: Final = 32
 SECTOR_BYTES: Final = 512
@@ -82,7 +87,7 @@ def _fetch(context: Context, client: object, endpoint: str, descriptor: int) -> 
     _info(context, "snapshot/v3_snapshot.go:76", "fetching snapshot", endpoint=endpoint)
     digest, size_bytes, tail = hashlib.sha256(), 0, b""
     try:
-        for answer in answers:
+        for answer in _watched(context, answers):
             # The last 32 bytes of all are the digest of the rest.
             tail += answer.blob
             size_bytes += len(answer.blob)
@@ -108,6 +113,23 @@ def _fetch(context: Context, client: object, endpoint: str, descriptor: int) -> 
         size=human_bytes(size_bytes),
         took=_ago(int(time.monotonic() - began_s)),
     )
+
+
+def _watched(
+    context: Context, answers: "Iterable[rpc.SnapshotResponse]"
+) -> "Iterator[rpc.SnapshotResponse]":
+    """The answers; a person sees how far they are."""
+    if not context.is_for_person:
+        yield from answers
+        return
+    from pyetcd.cli.printers.person import Bar
+
+    done_bytes = 0
+    with Bar(context, context.env, "snapshot") as bar:
+        for answer in answers:
+            done_bytes += len(answer.blob)
+            bar.show(done_bytes, done_bytes + answer.remaining_bytes)
+            yield answer
 
 
 def _write(descriptor: int, blob: bytes) -> None:

@@ -1,11 +1,12 @@
 """Printers: one module per format, in each a table `PRINTERS` from kind of result to function.
 
-A command shows a result; it never prints. A format that has no function for a kind answers as
+A command shows a result; it never prints. In the place of the simple format a person on a terminal
+gets pretty.py's. A format that has no function for a kind answers as
 etcd's does: the request has been executed, then `Error: table not supported as output format`.
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from google.protobuf.message import Message
@@ -89,9 +90,17 @@ class Display:
         self.hexadecimal = hexadecimal
         self.value_only = False
         self.decodes = False  # json and yaml: bytes as text, JSON values as JSON
+        self.keys_only = False  # the values that are empty have not been asked for
+        # The environment of the person who looks; None when a program does.
+        self.person: Mapping[str, str] | None = None
 
     def show(self, kind: str, result: Any) -> None:
         """Prints a result; exits when the format cannot."""
+        if self.person is not None and self.format == "simple" and not self.value_only:
+            pretty = importlib.import_module("pyetcd.cli.printers.pretty").PRINTERS
+            if kind in pretty:
+                pretty[kind](self, result)
+                return
         module = importlib.import_module(f"pyetcd.cli.printers.{self.format}")
         table: dict[str, Callable[[Display, Any], None]] = module.PRINTERS
         if kind not in table:

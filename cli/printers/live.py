@@ -32,7 +32,7 @@ class Picture:
     """A screen of its own, as long as the block lasts."""
 
     def __init__(self, context: Context, interval_s: float) -> None:
-        self._console = console(context, context.env)
+        self._console = console(context, context.env, hides_cursor=True)
         self._interval_s = interval_s
         waiting = Text("asking the members ...", style="dim")
         self._live = Live(waiting, console=self._console, screen=True, auto_refresh=False)

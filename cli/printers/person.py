@@ -11,18 +11,18 @@ from pyetcd.cli.terminal import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextlib import AbstractContextManager
 
     from rich.console import Console
 
 
 class _Out(io.TextIOBase):
-    """A command's stdout or stderr as a text file."""
+    """A command's stdout as a text file."""
 
     encoding = "utf-8"
 
-    def __init__(self, terminal: Terminal, *, on_stderr: bool) -> None:
-        streams = terminal.streams
-        self._file = streams.stderr if on_stderr else streams.stdout
+    def __init__(self, terminal: Terminal) -> None:
+        self._file = terminal.streams.stdout
 
     def writable(self) -> bool:
         return True
@@ -38,19 +38,73 @@ class _Out(io.TextIOBase):
         self._file.flush()
 
 
-def console(terminal: Terminal, env: "Mapping[str, str]", *, on_stderr: bool = False) -> "Console":
-    """A console on the command's stdout. Without colours when NO_COLOR is set (no-color.org)."""
+def console(
+    terminal: Terminal, env: "Mapping[str, str]", *, hides_cursor: bool = False
+) -> "Console":
+    """A console on the command's stdout. Without colours when NO_COLOR is set (no-color.org).
+
+    A bar leaves the cursor where it can be seen, since Ctrl-C ends a command on the spot: only who
+    catches that may hide it.
+    """
     from rich.console import Console
 
-    return Console(
-        file=cast(IO[str], _Out(terminal, on_stderr=on_stderr)),
+    class Shown(Console):
+        def show_cursor(self, show: bool = True) -> bool:
+            return super().show_cursor(show) if hides_cursor else False
+
+    return Shown(
+        file=cast(IO[str], _Out(terminal)),
         force_terminal=True,
         no_color=bool(env.get("NO_COLOR")),
         highlight=False,
         markup=False,
         emoji=False,
-        soft_wrap=False,
     )
+
+
+class Bar:
+    """How many bytes of how many have come, as long as the block lasts; then it is gone."""
+
+    def __init__(self, terminal: Terminal, env: "Mapping[str, str]", title: str) -> None:
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=console(terminal, env),
+            transient=True,
+        )
+        self._task = self._progress.add_task(title, total=None)
+
+    def __enter__(self) -> "Bar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, done_bytes: int, total_bytes: int) -> None:
+        """Where it stands."""
+        self._progress.update(self._task, completed=done_bytes, total=total_bytes)
+
+
+def waiting(
+    terminal: Terminal, env: "Mapping[str, str]", title: str
+) -> "AbstractContextManager[object]":
+    """A sign of life, as long as the block lasts."""
+    from rich.text import Text
+
+    return console(terminal, env).status(Text(title))
 
 
 def shown(raw: bytes) -> str:

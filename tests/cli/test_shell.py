@@ -277,7 +277,7 @@ def test_waiting_commands_end_by_the_interrupt_key(judge, screen):
     assert run(["get", "l/", "--prefix"], env)[0] == b""
     screen.type("watch -i\r")
     screen.type("watch w --rev=1\r")
-    screen.expect("PUT\n")
+    screen.expect("PUT  revision ")
     screen.interrupt("etcd> ")
     screen.type("get w\r")
     screen.expect("2\n")
