@@ -54,7 +54,8 @@ class Authority:
         usages: list[x509.ObjectIdentifier] = USAGES,
     ) -> "Pair":
         key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)] if name else [])
+        name = name or "nameless"
         builder = self._builder(subject, key.public_key(), from_days)
         builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         if hosts:
