@@ -13,6 +13,7 @@ from pyetcd.server.config_values import Url, format_duration, go_quote, parse_du
 from pyetcd.server.log_files import Rotation
 
 ELECTION_MS_MAX = 50_000
+V2_ALLOWED = "not-yet"  # the stage of --v2-deprecation in which the v2 store may hold keys
 LOG_LEVELS = ("debug", "info", "warn", "error", "dpanic", "panic", "fatal")
 _STREAMS = ("default", "stderr", "stdout")
 
@@ -38,6 +39,7 @@ def validate(config: Options) -> None:
             "--advertise-client-urls is required when --listen-client-urls is set explicitly"
         )
     _check_compaction(config)
+    _check_v2(config)
     if config.experimental_compact_hash_check_time_s <= 0:
         shown = format_duration(round(config.experimental_compact_hash_check_time_s * 1e9))
         raise ConfigError(
@@ -53,6 +55,11 @@ def refuse_unsupported(config: Options, changed: Sequence[Option]) -> None:
             raise ConfigError(
                 f"--{option.flag} is not supported by this version of pyetcd; remove it"
             )
+    if config.enable_v2 and config.experimental_enable_v2v3:
+        raise ConfigError(
+            "--experimental-enable-v2v3 is not supported by this version of pyetcd: --enable-v2 "
+            "serves keys of its own, not those under a prefix of v3; remove one of them"
+        )
     if not config.cert_file and not config.key_file and not config.auto_tls:
         for url in (*config.listen_client_urls, *config.listen_client_http_urls):
             if url.is_tls:
@@ -147,6 +154,14 @@ def _check_times(heartbeat_ms: int, election_ms: int) -> None:
             f"--election-timeout[{election_ms}ms] is too long, and should be set less than "
             f"{ELECTION_MS_MAX}ms"
         )
+
+
+def _check_v2(config: Options) -> None:
+    stage = config.v2_deprecation
+    if "," in stage:  # etcd panics
+        raise ConfigError(f"--v2-deprecation takes one value, not {stage}")
+    if config.enable_v2 and stage != V2_ALLOWED:
+        raise ConfigError(f"--enable-v2 and --v2-deprecation={stage} are mutually exclusive")
 
 
 def _check_compaction(config: Options) -> None:

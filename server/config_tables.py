@@ -227,10 +227,9 @@ class Options:
     enable_v2: bool = _cluster.boolean("enable-v2", "Serve the v2 API.")
     v2_deprecation: str = _cluster.choice(
         "v2-deprecation",
-        ("not-yet", "write-only", "write-only-drop-data", "gone", "write-only-skip-check"),
-        "How far the v2 store is on its way out.",
+        ("not-yet", "write-only", "write-only-drop-data", "gone"),
+        "How far the v2 store is on its way out: all but not-yet allow no keys in it.",
         several=True,
-        effect=LATER,
     )
     experimental_enable_v2v3: str = _cluster.text(
         "experimental-enable-v2v3",

@@ -228,6 +228,10 @@ class Member:
             sockets.close()
             data.abandon()
             raise _log_was_lost(config, _lost_text(config, error), is_in_files=True) from error
+        except StartupRefused:
+            sockets.close()
+            data.abandon()
+            raise
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ from pyetcd.proto.rpc_pb2 import CORRUPT
 from pyetcd.server import logs
 from pyetcd.server.clock import Clock, system_rng
 from pyetcd.server.config import Config
+from pyetcd.server.config_checks import V2_ALLOWED
 from pyetcd.server.core import Core, Tuning
 from pyetcd.server.corruption import CorruptionWatch, ask_over
 from pyetcd.server.datadir import DataDir
@@ -13,6 +14,7 @@ from pyetcd.server.facts import DEFRAGMENT_PAGES
 from pyetcd.server.jwt_tokens import AuthTokenError, JwtOptions, token_options
 from pyetcd.server.machine import TOKEN_TTL_S
 from pyetcd.server.startup import StartupRefused
+from pyetcd.store.v2 import holds_keys
 
 # etcd's raft limits (server/etcdserver/raft.go: maxSizePerMsg, maxInflightMsgs).
 MESSAGE_BYTES_MAX = 512 * 1024
@@ -66,12 +68,18 @@ def _jwt_options(config: Config) -> JwtOptions | None:
 
 
 def prepare(config: Config, data: DataDir) -> None:
-    """What is done with the open files before anything runs on them."""
+    """What is done with the open files before anything runs on them; raises StartupRefused."""
     log = logs.get("member")
     if config.unsafe_no_fsync:
         log.warn("--unsafe-no-fsync: a power cut may lose acknowledged writes, or the whole member")
         data.wal.forgo_fsync()
         data.backend.forgo_fsync()
+    stage = config.v2_deprecation
+    if stage != V2_ALLOWED and holds_keys(data.backend):
+        raise StartupRefused(
+            f"detected disallowed custom content in v2store for stage --v2-deprecation={stage}; "
+            "remove the v2 keys, users and roles (--enable-v2), or allow them: not-yet"
+        )
     threshold_bytes = config.experimental_bootstrap_defrag_threshold_megabytes << 20
     if not threshold_bytes:
         return None

@@ -32,6 +32,12 @@ _SAVE: Final = (
 )
 
 
+def holds_keys(backend: Backend) -> bool:
+    """Whether there is more in the file than what the cluster writes below /0."""
+    below = "CAST(path AS TEXT) GLOB '/[^0]*/?*'"
+    return bool(backend.query(f"SELECT 1 FROM v2_nodes WHERE {below} LIMIT 1"))
+
+
 class V2Store:
     """The state, and what an entry does to it."""
 

@@ -277,6 +277,19 @@ def test_effects_are_noted() -> None:
     ]
 
 
+def test_stages_of_the_v2_store() -> None:
+    for stage in ("write-only", "write-only-drop-data", "gone"):
+        assert load([f"--v2-deprecation={stage}"], {}).v2_deprecation == stage
+        text = refusal(["--enable-v2", f"--v2-deprecation={stage}"]).text
+        assert text == f"--enable-v2 and --v2-deprecation={stage} are mutually exclusive"
+    assert load(["--enable-v2", "--v2-deprecation=not-yet"], {}).enable_v2
+    assert "takes one value" in refusal(["--v2-deprecation=not-yet,gone"]).text
+    assert "invalid value" in refusal(["--v2-deprecation=write-only-skip-check"]).text
+    emulated = "--experimental-enable-v2v3=/x"
+    assert load([emulated], {}).experimental_enable_v2v3 == "/x"  # as in etcd, of no effect
+    assert "is not supported" in refusal(["--enable-v2", emulated]).text
+
+
 def test_what_cannot_be_ignored_is_refused() -> None:
     for option in OPTIONS.values():
         if option.effect is Effect.REFUSED:
