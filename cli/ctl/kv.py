@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from pyetcd.cli import client as calls
 from pyetcd.cli import gotext
-from pyetcd.cli.client import ClientError
+from pyetcd.cli.client import Client, ClientError
 from pyetcd.cli.context import Context
 from pyetcd.cli.flags import FlagSet
 from pyetcd.cli.gotext import ParseFailure
@@ -47,12 +47,13 @@ def get(context: Context) -> None:
     request = get_request(context)
     moment = _moment(context)
     context.start_timeout()
+    client = context.client()
     if moment is not None:
-        request.revision = moment()
+        request.revision = moment(client)
     if context.flags.boolean("stream"):
-        answer = _streamed(context, request)
+        answer = _streamed(context, client, request)
     else:
-        answer = call(context, calls.RANGE, request)
+        answer = _called(context, client, calls.RANGE, request)
     display = decoding(context)
     display.keys_only = request.keys_only
     if context.flags.boolean("count-only") and display.format != "fields":
@@ -64,7 +65,7 @@ def get(context: Context) -> None:
     display.show("get", answer)
 
 
-def _moment(context: Context) -> Callable[[], int] | None:
+def _moment(context: Context) -> Callable[[Client], int] | None:
     """What asks for the revision of --at."""
     text = context.flags.text("at")
     if not text:
@@ -75,7 +76,7 @@ def _moment(context: Context) -> Callable[[], int] | None:
     from pyetcd.cli.ctl import moment
 
     request = moment.read(context, text)
-    return lambda: moment.revision_at(context, request)
+    return lambda client: moment.revision_at(context, client, request)
 
 
 def decoding(context: Context, more: FlagSet | None = None) -> "Display":
@@ -92,11 +93,10 @@ def decoding(context: Context, more: FlagSet | None = None) -> "Display":
     return display
 
 
-def _streamed(context: Context, request: rpc.RangeRequest) -> rpc.RangeResponse:
+def _streamed(context: Context, client: Client, request: rpc.RangeRequest) -> rpc.RangeResponse:
     """The pieces of a RangeStream as one answer."""
     import grpc
 
-    client = context.client()
     answer = rpc.RangeResponse()
     try:
         for piece in client.server_stream(
@@ -136,7 +136,12 @@ def call(
     context: Context, method: calls.Rpc[calls.Response], request: calls.Message
 ) -> calls.Response:
     """One request with a client for all endpoints; exits with the server's error."""
-    client = context.client()
+    return _called(context, context.client(), method, request)
+
+
+def _called(
+    context: Context, client: Client, method: calls.Rpc[calls.Response], request: calls.Message
+) -> calls.Response:
     try:
         return client.call(method, request, timeout_s=context.time_left_s())
     except ClientError as failure:

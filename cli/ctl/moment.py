@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from pyetcd.cli import client as calls
 from pyetcd.cli import gotext
-from pyetcd.cli.client import ClientError
+from pyetcd.cli.client import Client, ClientError
 from pyetcd.cli.context import Context
 from pyetcd.cli.gotext import ParseFailure
 from pyetcd.cli.terminal import BAD_ARGS, BAD_FEATURE, ERROR
@@ -38,9 +38,8 @@ def read(context: Context, text: str) -> times.RevisionAtRequest:
     return times.RevisionAtRequest(seconds=int(moment.timestamp() // 1))
 
 
-def revision_at(context: Context, request: times.RevisionAtRequest) -> int:
+def revision_at(context: Context, client: Client, request: times.RevisionAtRequest) -> int:
     """The revision, as the server knows it; says which one it is."""
-    client = context.client()
     try:
         answer = client.ask(REVISION_AT, request, timeout_s=context.time_left_s())
     except ClientError as failure:

@@ -9,7 +9,7 @@ from pyetcd.cli.terminal import BAD_ARGS, BAD_FEATURE, ERROR, Terminal
 from pyetcd.cli.utl.logline import tell
 from pyetcd.cli.utl.run import Run
 
-FORMATS = ("simple", "fields", "json", "protobuf", "table")
+FORMATS = ("simple", "fields", "json", "protobuf", "table", "yaml")
 
 
 def save(terminal: Run) -> None:

@@ -51,7 +51,7 @@ ROOT: Final = Command(
     inherited=(
         text(
             "write-out",
-            "set the output format (fields, json, protobuf, simple, table)",
+            "set the output format (fields, json, protobuf, simple, table, yaml)",
             "simple",
             short="w",
         ),

@@ -6,6 +6,8 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from pyetcd.cli.ctl.run import run
+
 NOTE = re.compile(r"at (\S+): revision (\d+), of (\S+)\n")
 FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 
@@ -69,6 +71,8 @@ def test_as_it_was(node, wait_until):
     # The same moment, named with another zone.
     shown = (seconds[0] + timedelta(hours=5)).strftime("%Y-%m-%dT%H:%M:%S+05:00")
     assert node("get", "k", "--at", shown, "--print-value-only")[0] == b"1\n"
+    variables = {"ETCDCTL_ENDPOINTS": node.endpoint}
+    assert run(["get", "k", "--at=0s"], variables)[0] == b"k\n3\n"
     assert b'"value":"3"' in node("get", "k", "--at=0s", "--decode")[0]
     assert node("get", "k", "--prefix", "--stream", "--at", shown)[0] == b"k\n1\n"
     node("compaction", str(first + 1))

@@ -130,6 +130,14 @@ def test_yaml_of_a_transaction(pairs):
     assert two["Response"]["response_delete_range"]["deleted"] == 1
 
 
+def test_yaml_of_a_snapshot(pairs, tmp_path):
+    path = str(tmp_path / "snapshot")
+    assert pairs("snapshot", "save", path)[2] == 0
+    said = [pairs("snapshot", "status", path, "-w", format)[0] for format in ("json", "yaml")]
+    assert yaml.safe_load(said[1]) == json.loads(said[0])
+    assert list(json.loads(said[0])) == ["hash", "revision", "totalKey", "totalSize"]
+
+
 def test_yaml_where_there_is_none(pairs):
     assert run(["get", "x", "-w", "yml"]) == (b"", b"Error: unsupported output format\n", 4)
 
@@ -247,6 +255,7 @@ def test_digits_are_kept():
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
 )
 
 

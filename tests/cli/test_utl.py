@@ -34,7 +34,7 @@ WORDS = (
 |--help|help|help snapshot|help help|help bogus|snapshot|snapshot --help|snapshot status --help
 snapshot save --help|snapshot save x|defrag --help|backup --help|version|version --help
 -w table version|bogus|bogus bogus|--bogus|-x|snapsho statu|sna stat
-snapshot status|snapshot status a b|snapshot status /none|-w yaml snapshot status x
+snapshot status|snapshot status a b|snapshot status /none|-w xml snapshot status x
 -w snapshot|defrag|defrag --data-dir|backup|backup --data-dir a|defrag --bogus
 snapshot restore|snapshot restore x|snapshot restore --data-dir d|snapshot restore a b --data-dir d
 snapshot restore x --data-dir d --name foo
@@ -54,6 +54,7 @@ snapshot restore none --data-dir d
 _LATER = re.compile(rb"^ +(?:completion|hashkv|--bump-revision|--mark-compacted) .*\n", re.M)
 _BLANKS = [
     (re.compile(rb"^\d{4}-[^\t]*\tinfo\t.*\n", re.M), b""),
+    (re.compile(rb"(?<=simple, table), yaml(?=\))"), b""),  # nor that
     (re.compile(rb" +"), b" "),
 ]
 
