@@ -177,6 +177,13 @@ class Client:
                 channel.close()
 
     @property
+    def is_worn(self) -> bool:
+        """Whether its own connection is gone, or was never: who keeps a client for long and has
+        seen a failure does better with a new one, since grpc waits ever longer before it tries an
+        address again."""
+        return not self._wants_direct
+
+    @property
     def _channel(self) -> "grpc.Channel | None":
         if not self._opened:
             self._opened.append(open_channel(self.endpoints, self._settings))

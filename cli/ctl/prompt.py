@@ -32,7 +32,7 @@ HISTORY_LINES_MAX: Final = 1000
 KEYS_MAX: Final = 200  # candidates that a tab shows
 KEYS_S: Final = 1.0  # for all requests of one tab
 _PAGE_KEYS: Final = 64
-_TAKING_KEYS: Final = frozenset(("get", "put", "del", "watch"))
+_TAKING_KEYS: Final = frozenset(("get", "put", "del", "watch", "tree", "history"))
 _FORMATS: Final = ("simple", "fields", "json", "protobuf", "table", "yaml")
 _SECRETS: Final = ("--password", "--user", "--dest-password", "--dest-user", "--new-user-password")
 
@@ -178,6 +178,7 @@ class Keys:
         """Closes the connection."""
         if self._client is not None:
             self._client.close()
+            self._client = None
 
     def below(self, start: bytes) -> Iterator[tuple[bytes, bool]]:
         """(name, whether it is a key) of what begins so, up to its next slash."""
@@ -191,7 +192,7 @@ class Keys:
                 self._client.authenticate()
             yield from _names(self._client, start)
         except (ClientError, BadSettings):
-            return
+            self.close()
 
 
 def _names(client: "Client", start: bytes) -> Iterator[tuple[bytes, bool]]:

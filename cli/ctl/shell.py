@@ -77,6 +77,7 @@ class Shell:
         self.failed_code = 0  # of the last command that failed
         self.is_exiting_on_error = context.flags.boolean("exit-on-error")
         self._client: Client | None = None
+        self._has_failed = False  # the line before this one
         # Values that a password was asked for, or that stood in one word, are known by now.
         given = {"user": settings.user, "password": settings.password}
         self.defaults: dict[str, Value] = {
@@ -95,6 +96,7 @@ class Shell:
             code = INVALID_INPUT
         else:
             code = self._execute(words) if words else 0
+        self._has_failed = bool(code)
         if code:
             self.failed_code = code
         return not (code and self.is_exiting_on_error)
@@ -118,6 +120,9 @@ class Shell:
 
     def client(self) -> "Client":
         """The shared connection, made when a line first needs it."""
+        if self._client is not None and self._has_failed and self._client.is_worn:
+            self.context.close()
+            self._client = None
         if self._client is None:
             try:
                 self._client = self.context.dial(self.settings.endpoints, self.settings)

@@ -207,6 +207,39 @@ def test_talking_to_it_through_pipes(judge):
         process.stdin.close()
 
 
+def test_a_server_that_comes_back(machine):
+    """What is sent while it is away fails; what is sent as soon as it is back does not wait."""
+    node = machine.single("etcd")
+    argv = [*CTL, "shell", f"--endpoints={node.endpoint}", "--command-timeout=300ms"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL) as process:
+        assert process.stdin is not None and process.stdout is not None
+
+        def say(line: str) -> None:
+            assert process.stdin is not None
+            process.stdin.write(f"{line}\n".encode())
+            process.stdin.flush()
+
+        say("put k 1")
+        assert process.stdout.readline() == b"OK\n"
+        node.kill()
+        node.start().wait_healthy()
+        say("put k 2 --command-timeout=20s")  # nobody has noticed yet
+        assert process.stdout.readline() == b"OK\n"
+        node.kill()
+        for _ in range(2):
+            say("put k 3")
+        say("lease")  # shows its help when the puts are over
+        while process.stdout.readline() != b"NAME:\n":
+            pass
+        node.start().wait_healthy()
+        say("put k 4 --command-timeout=20s")
+        while (line := process.stdout.readline()) != b"OK\n":
+            assert line
+        process.stdin.close()
+        assert process.wait(30) == 1
+
+
 def test_closed_pipe_ends_quietly(judge):
     shell = f"{' '.join(CTL)} shell --endpoints={judge.endpoint}"
     command = f"yes 'get --help' | head -200 | {shell} | head -1"
@@ -287,6 +320,18 @@ def test_waiting_commands_end_by_the_interrupt_key(judge, screen):
     assert "Traceback" not in screen.text and "canceled" not in screen.text.replace(
         "Error: context canceled", ""
     )
+
+
+def test_live_view_at_the_prompt(screen):
+    screen.type("top --interval=100ms\r")
+    screen.expect("q quits")
+    screen.type("q")
+    screen.expect("etcd> ")
+    screen.type("get nothing\r")
+    screen.expect("no key")
+    screen.expect("etcd> ")
+    screen.type("exit\r")
+    assert screen.wait() == 0
 
 
 def test_transaction_at_the_prompt(screen):
