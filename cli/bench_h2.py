@@ -46,6 +46,7 @@ from pyetcd.cli.h2_frames import (
     WINDOW_MAX,
     WINDOW_UPDATE,
     frame,
+    literal,
 )
 
 TABLE_BYTES = 4096  # of the peer's table for our headers, unless it says otherwise
@@ -242,7 +243,7 @@ class Connection(asyncio.Protocol):
         """The request's headers; they are then the newest entries of the table."""
         prefix = b"\x00" if self._literal_only else b"\x40"
         update = b"\x20" if self._literal_only else b""  # table size 0, RFC 7541 6.3
-        entries = (prefix + _string(name) + _string(value) for name, value in self._headers)
+        entries = (prefix + literal(name) + literal(value) for name, value in self._headers)
         return update + self._front + b"".join(entries)
 
     def _send_body(self, out: list[bytes], stream_id: int, body: bytes) -> None:
@@ -436,18 +437,6 @@ class Connection(asyncio.Protocol):
         """Closes the connection."""
         if self._transport is not None:
             self._transport.close()
-
-
-def _string(raw: bytes) -> bytes:
-    size = len(raw)
-    if size < 127:
-        return bytes((size,)) + raw
-    out, size = bytearray(b"\x7f"), size - 127
-    while size >= 128:
-        out.append(size & 0x7F | 0x80)
-        size >>= 7
-    out.append(size)
-    return bytes(out) + raw
 
 
 _HEAD = bytes((HEADERS, END_HEADERS))

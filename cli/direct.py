@@ -41,6 +41,7 @@ from pyetcd.cli.h2_frames import (
     WINDOW_MAX,
     WINDOW_UPDATE,
     frame,
+    literal,
 )
 
 if TYPE_CHECKING:
@@ -204,8 +205,8 @@ class Direct:
             fields.append((b"grpc-timeout", _timeout(timeout_s)))
         for name, value in metadata:
             fields.append((name.encode(), value if isinstance(value, bytes) else value.encode()))
-        literal = (b"\x00" + _string(name) + _string(value) for name, value in fields)
-        return self._front + b"".join(literal)
+        written = (b"\x00" + literal(name) + literal(value) for name, value in fields)
+        return self._front + b"".join(written)
 
     # What a call uses.
 
@@ -483,18 +484,6 @@ def _message(raw: bytes) -> str:
 
 def _unpadded(payload: bytes) -> bytes:
     return payload[1 : len(payload) - payload[0]]
-
-
-def _string(raw: bytes) -> bytes:
-    size = len(raw)
-    if size < 127:
-        return bytes((size,)) + raw
-    out, size = bytearray(b"\x7f"), size - 127
-    while size >= 128:
-        out.append(size & 0x7F | 0x80)
-        size >>= 7
-    out.append(size)
-    return bytes(out) + raw
 
 
 def _timeout(timeout_s: float) -> bytes:

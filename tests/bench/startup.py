@@ -1,4 +1,4 @@
-"""How long `pyetcd ctl get` takes from start to exit, beside a bare interpreter and etcdctl.
+"""How long `pyetcd ctl put` and `get` take from start to exit, beside etcdctl and an interpreter.
 
     python tests/bench/startup.py ENDPOINT [runs]
 
@@ -33,12 +33,13 @@ def main(endpoint: str, runs: int) -> None:
         script = Path(folder) / "pyetcd"
         script.write_text("import sys\nfrom pyetcd.cli.main import main\nsys.exit(main())\n")
         bare = median_ms([sys.executable, "-c", "pass"], runs)
-        ours = median_ms(
-            [sys.executable, str(script), "ctl", "--endpoints", endpoint, "get", "k"], runs
-        )
-        theirs = median_ms([str(ETCDCTL), "--endpoints", endpoint, "get", "k"], runs)
-    print(f"interpreter {bare:.0f} ms, pyetcd ctl get {ours:.0f} ms (+{ours - bare:.0f})")
-    print(f"etcdctl get {theirs:.0f} ms")
+        print(f"interpreter {bare:.0f} ms")
+        for command in (["put", "k", "v"], ["get", "k"]):
+            line = ["--endpoints", endpoint, *command]
+            ours = median_ms([sys.executable, str(script), "ctl", *line], runs)
+            theirs = median_ms([str(ETCDCTL), *line], runs)
+            ratio = ours / theirs
+            print(f"{command[0]}: pyetcd {ours:.0f} ms, etcdctl {theirs:.0f} ms, {ratio:.1f} times")
 
 
 if __name__ == "__main__":
