@@ -45,6 +45,7 @@ class Answer(NamedTuple):
     status: rpc.StatusResponse | None
     metrics: Mapping[str, float]
     error: str
+    is_refusal: bool = False  # it lives, and does not want to tell us
 
 
 class Sampler:
@@ -90,7 +91,7 @@ class Sampler:
     def _ask_one(self, endpoint: str) -> Answer:
         begun_s = time.monotonic()
         client = self._clients.get(endpoint)
-        status, error = None, ""
+        status, error, is_refusal = None, "", False
         try:
             if client is None:
                 # grpc would wait for who is away, and ever longer before it tries again.
@@ -100,14 +101,17 @@ class Sampler:
                 client = self._clients[endpoint] = self._first.at(endpoint)
                 begun_s = time.monotonic()
             status = client.call(calls.STATUS, rpc.StatusRequest(), timeout_s=self._answer_s)
-        except (ClientError, BadSettings) as failure:
+        except ClientError as failure:
+            error = failure.text
+            is_refusal = failure.code not in ("Unavailable", "DeadlineExceeded", "Canceled")
+        except BadSettings as failure:
             error = failure.text
         now_s = time.monotonic()
         if status is None:
             if client is not None:
                 client.close()
                 self._clients.pop(endpoint, None)
-            return Answer(now_s, now_s - begun_s, None, {}, error)
+            return Answer(now_s, now_s - begun_s, None, {}, error, is_refusal)
         self._ids[endpoint] = status.header.member_id
         metrics = _metrics(endpoint, self._settings, self._answer_s)
         return Answer(now_s, now_s - begun_s, status, metrics, "")
@@ -198,7 +202,10 @@ def _row(
     took_s = answer.took_s if answer is not None else 0.0
     marks = []
     if status is None:
-        marks.append("unstarted" if role == "unstarted" else "dead")
+        if role == "unstarted":
+            marks.append("unstarted")
+        else:
+            marks.append("refused" if answer is not None and answer.is_refusal else "dead")
     else:
         if not found.leader:
             marks.append("no leader")

@@ -51,9 +51,9 @@ one document with -w json or -w yaml. Rates are between two samples. The members
 --endpoints and all that they know of.
 
 Figures come from Status and, where it can be reached, from /metrics of each member; a dash is what
-is not known. State is ok, or what is wrong: dead (no answer), slow (an answer took over 200 ms),
-behind (over 1,000 entries not applied), no leader. The exit code is 1 when a member is dead or
-there is no leader.
+is not known. State is ok, or what is wrong: dead (no answer), refused (it does not want to tell),
+slow (an answer took over 200 ms), behind (over 1,000 entries not applied), no leader. The exit code
+is 1 when a member is dead or refuses, or there is no leader.
 """,
     since=SINCE,
 )

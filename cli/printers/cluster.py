@@ -28,7 +28,7 @@ class Member(NamedTuple):
     deletes_s: float | None
     sync_ms: float | None  # mean fsync of the log
     alarms: tuple[str, ...]
-    marks: tuple[str, ...]  # dead, slow, behind, no leader, unstarted
+    marks: tuple[str, ...]  # dead, refused, unstarted; slow, behind, no leader
     error: str
 
 
@@ -45,7 +45,9 @@ class View(NamedTuple):
     @property
     def is_whole(self) -> bool:
         """Whether there is a leader, and all members that have ever started answered."""
-        return bool(self.leader) and not any("dead" in member.marks for member in self.members)
+        return bool(self.leader) and not any(
+            member.error and member.role != "unstarted" for member in self.members
+        )
 
 
 HEADER: Final = (

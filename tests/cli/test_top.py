@@ -132,6 +132,37 @@ def test_a_cluster(machine, wait_until):
     wait_until(lambda: "no leader" in look()[0]["members"]["m0"]["marks"], "no leader")
 
 
+def test_users(machine):
+    """A member that refuses is not dead; with a password it tells, and a wrong one says so."""
+    endpoint = f"--endpoints={machine.single('pyetcd').endpoint}"
+    made = b"user add root:r\nuser grant-role root root\nauth enable\n"
+    assert run(["shell", endpoint], stdin=made)[2] == 0
+    argv = ["top", FAST, "-w", "json", endpoint]
+    out, err, code = run(argv)
+    (member,) = json.loads(out)["members"]
+    assert (member["marks"], err, code) == (["refused"], b"", 1)
+    out, err, code = run([*argv, "--user=root:r"])
+    assert (json.loads(out)["members"][0]["role"], err, code) == ("leader", b"", 0)
+    assert run([*argv, "--user=root:wrong"])[2] == 2
+
+
+def test_over_tls(machine, free_ports, tmp_path):
+    """/metrics, too."""
+    client, peer = free_ports(2)
+    url, peer_url = f"https://127.0.0.1:{client}", f"http://127.0.0.1:{peer}"
+    argv = [machine.etcd, f"--data-dir={tmp_path / 'data'}", "--auto-tls"]
+    argv += [f"--listen-client-urls={url}", f"--advertise-client-urls={url}"]
+    argv += [f"--listen-peer-urls={peer_url}", f"--initial-advertise-peer-urls={peer_url}"]
+    machine.process(
+        [*argv, f"--initial-cluster=default={peer_url}"], name="t", client_port=client
+    ).start()
+    flags = [f"--endpoints={url}", "--insecure-skip-tls-verify"]
+    assert run(["get", "k", "--command-timeout=30s", *flags])[2] == 0
+    out, err, code = run(["top", FAST, "-w", "json", *flags])
+    (member,) = json.loads(out)["members"]
+    assert (member["role"], member["keys"], err, code) == ("leader", 0, b"", 0)
+
+
 def status(**fields: Any) -> rpc.StatusResponse:
     header = rpc.ResponseHeader(member_id=fields.pop("member_id", 1), revision=7)
     return rpc.StatusResponse(header=header, leader=1, raftTerm=2, **fields)
