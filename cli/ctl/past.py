@@ -13,6 +13,8 @@ the other: a mark, of which it is known that an answer must come. Such an etcd l
 that are behind in one round, in which the answers go out. Since the first mark that comes back ends
 in a round after the watch was made, all events of the watch are there before the second.
 
+etcd's grpc-proxy passes no question for progress on: behind it the marks alone must do.
+
 Limits. In etcd before 3.5.8 with more than 512 watches that are behind at a time, a round is not of
 all of them. Who may read only a key without history, in a cluster that never compacted, gets no
 mark: then GRACE_S must do.
@@ -20,6 +22,7 @@ mark: then GRACE_S must do.
 
 import queue
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
@@ -91,7 +94,8 @@ class Past:
         return self._marks >= MARKS and self._progress >= self.revision
 
     def _take(self, answer: rpc.WatchResponse) -> Iterable[Step]:
-        if answer.watch_id == self._watch:
+        name = self._stream.name_of(answer)
+        if name and name == self._watch:
             if answer.canceled:
                 return self._start_again(answer)
             if answer.events:
@@ -100,10 +104,11 @@ class Past:
                 return self._steps(answer.events)
             if answer.created:
                 self._send_mark(first=True)
-        elif answer.watch_id == self._mark:
+        elif name and name == self._mark:
             if answer.canceled or answer.events:
                 self._stream.cancel(self._mark)
                 self._marks += 1
+                self._stream.is_enough = self._marks >= MARKS
                 self._send_mark(first=False)
         elif answer.watch_id < 0:
             self._progress = answer.header.revision
@@ -137,6 +142,7 @@ class Past:
     def _send_mark(self, *, first: bool) -> None:
         if first:
             self._marks = 0
+            self._stream.is_enough = False
             self._stream.cancel(self._mark)
         self._mark = 0
         if self._marks >= MARKS or self._last:
@@ -150,6 +156,7 @@ class Past:
             return
         time.sleep(GRACE_S)
         self._marks, self._progress = MARKS, 0
+        self._stream.is_enough = True
 
     def _any_pair(self) -> kv.KeyValue | None:
         """Some key with the revision of an event of it. With no key left, there was one at 2,
@@ -173,32 +180,52 @@ class Past:
 class _Stream:
     """A watch stream with many watches, that asks for progress again and again.
 
-    A server that says nothing for the command's time while it is waited for ends the command.
+    A server that says nothing for the command's time while it is waited for ends the command; for
+    GRACE_S, if `is_enough`, it ends the stream.
     """
 
     def __init__(self, context: Context, reader: Reader) -> None:
         self._context = context
         self._reader = reader
         self._requests: queue.SimpleQueue[rpc.WatchRequest | None] = queue.SimpleQueue()
-        self._last_id = 0
+        self._last = 0
+        self._names: dict[int, int] = {}  # by the ids that the server gave
+        self._unnamed: deque[int] = deque()  # created; answered in this order
+        self._unwanted: set[int] = set()
         self._call: Any = None
+        self.is_enough = False
         self._waits_since_s = 0.0  # 0: nobody waits
         self._patience_s = context.flags.integer("command-timeout") / 1e9
 
     def create(self, key: bytes, range_end: bytes, revision: int) -> int:
-        """Makes a watch; its id."""
-        self._last_id += 1
-        create = rpc.WatchCreateRequest(
-            key=key, range_end=range_end, start_revision=revision, watch_id=self._last_id
-        )
+        """Makes a watch; its name here."""
+        self._last += 1
+        self._unnamed.append(self._last)
+        create = rpc.WatchCreateRequest(key=key, range_end=range_end, start_revision=revision)
         self._requests.put(rpc.WatchRequest(create_request=create))
-        return self._last_id
+        return self._last
 
-    def cancel(self, watch_id: int) -> None:
+    def name_of(self, answer: rpc.WatchResponse) -> int:
+        """Which watch it is about; 0 for none."""
+        return self._names.get(answer.watch_id, 0)
+
+    def cancel(self, name: int) -> None:
         """Also of a watch that the server has ended: some servers count it until they are told."""
-        if watch_id:
+        known = [watch_id for watch_id, other in self._names.items() if other == name]
+        for watch_id in known:
+            del self._names[watch_id]
             cancel = rpc.WatchCancelRequest(watch_id=watch_id)
             self._requests.put(rpc.WatchRequest(cancel_request=cancel))
+        if not known and name in self._unnamed:
+            self._unwanted.add(name)
+
+    def _learn(self, answer: rpc.WatchResponse) -> None:
+        """The id that the server gave to the next watch that was asked for."""
+        name = self._unnamed.popleft()
+        self._names[answer.watch_id] = name
+        if name in self._unwanted:
+            self._unwanted.remove(name)
+            self.cancel(name)
 
     def close(self) -> None:
         self._requests.put(None)
@@ -214,11 +241,15 @@ class _Stream:
                 answer = next(answers, None)
             except grpc.RpcError as failure:
                 error = self._reader.client.translate(failure)
+                if error.code == "Canceled" and self.is_enough:
+                    return
                 text = "context deadline exceeded" if error.code == "Canceled" else error.text
                 raise self._context.fail(ERROR, text) from None
             self._waits_since_s = 0.0
             if answer is None:
                 raise self._context.fail(ERROR, "watch is canceled by the server")
+            if answer.created:
+                self._learn(answer)
             yield answer
 
     def _send(self) -> Iterator[rpc.WatchRequest]:
@@ -229,7 +260,8 @@ class _Stream:
             except queue.Empty:
                 request = rpc.WatchRequest(progress_request=rpc.WatchProgressRequest())
                 since_s = self._waits_since_s
-                if since_s and self._call and time.monotonic() - since_s > self._patience_s:
+                patience_s = GRACE_S if self.is_enough else self._patience_s
+                if since_s and self._call and time.monotonic() - since_s > patience_s:
                     self._call.cancel()
             if request is None:
                 return

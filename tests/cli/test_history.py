@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
+from ports import free_ports
 
 from pyetcd.cli import client as calls
 from pyetcd.cli.client import Client, Settings
@@ -277,6 +278,27 @@ def test_whole_history_of_who_may_read_little(lone):
     out, err, code = run([*lone, "--user=u:p", "history", "b"])
     assert (out, code) == (b"", 1)
     assert err.endswith(b"Error: etcdserver: permission denied\n")
+
+
+def test_through_a_proxy(node, machine_type, tmp_path, wait_until):
+    """etcd's proxy gives watches other ids and says nothing of progress."""
+    machine = machine_type(tmp_path)
+    try:
+        [port] = free_ports(1)
+        argv = [machine.etcd, "grpc-proxy", "start", f"--listen-addr=127.0.0.1:{port}"]
+        argv += [f"--endpoints={node.endpoint}", f"--data-dir={tmp_path / 'proxy'}"]
+        proxy = machine.process(argv, name="proxy", client_port=port).start()
+        argv = [f"--endpoints={proxy.endpoint}", "history", "p"]
+        for line in ("put p 1", "put p 2"):
+            node.said(*line.split())
+        wait_until(lambda: run(argv)[2] == 0, "the proxy")
+        for lines in (2, 3):
+            out, err, code = run(argv)
+            assert (out, err, code) == node("history", "p")
+            assert out.count(b"\n") == lines
+            node.said("del", "p")
+    finally:
+        machine.close()
 
 
 def test_interrupted():
