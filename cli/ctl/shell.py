@@ -50,7 +50,7 @@ def shell(context: Context) -> None:
             raise Exit(shell.failed_code)
         return
     while raw := context.stdin.readline():
-        line = raw.decode("utf-8", "surrogateescape")
+        line = raw.decode("utf-8", "surrogateescape").rstrip("\r\n")
         if line.strip(BLANKS) in LEAVE or not shell.run(line):
             break
     if shell.failed_code:

@@ -90,6 +90,8 @@ def test_last_line_without_an_end(shell):
 def test_lines_that_are_no_words(shell):
     out, err, code = shell("put k 'v\nput k2 v\n")
     assert (out, err, code) == ("OK\n", "Error: No closing quotation\n", 3)
+    assert shell("put k v\\\n") == ("", "Error: No escaped character\n", 3)
+    assert shell("put k 'a b'\r\nget k\r\n") == ("OK\nk\na b\n", "", 0)
 
 
 def test_bytes_stay_bytes(shell):
