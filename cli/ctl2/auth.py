@@ -3,21 +3,20 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Any, Final
 
 from pyetcd.cli.ctl2 import gojson
 from pyetcd.cli.ctl2.action import JSON, Action
 from pyetcd.cli.ctl2.cluster import Cluster, connect, name_endpoints
 from pyetcd.cli.ctl2.context import Context
-from pyetcd.cli.ctl2.exchange import Answer, Deadline, Failure
+from pyetcd.cli.ctl2.failure import Deadline, Failure
 from pyetcd.cli.ctl2.gojson import BadJSON
 from pyetcd.cli.ctl2.gourl import clean_path
+from pyetcd.cli.ctl2.http1 import CREATED, OK, Answer
 from pyetcd.cli.ctl2.member_list import expect
 from pyetcd.cli.terminal import Exit
 
 _AUTH: Final = "/v2/auth"
-_OK, _CREATED = HTTPStatus.OK, HTTPStatus.CREATED
 
 
 def enable(context: Context) -> None:
@@ -33,7 +32,7 @@ def disable(context: Context) -> None:
 def _switch(context: Context, method: str, done: str) -> None:
     _refuse_arguments(context)
     cluster = _connect(context)
-    _ask(context, cluster, Action(method, f"{_AUTH}/enable"), cluster.deadline(), _CREATED)
+    _ask(context, cluster, Action(method, f"{_AUTH}/enable"), cluster.deadline(), CREATED)
     context.print(f"Authentication {done}")
 
 
@@ -55,7 +54,7 @@ def _print_names(context: Context, kind: str) -> None:
     if kind == "role":
         answer = _do(context, cluster, action, cluster.deadline())
         try:
-            expect(answer, _OK)
+            expect(answer, OK)
         except Failure as failure:
             raise context.fatal(str(failure)) from None
     else:
@@ -72,7 +71,7 @@ def user_add(context: Context) -> None:
     if not colon:
         password = context.ask_password("New password: ")
     fields = {"user": user, **({"password": password} if password else {}), "roles": None}
-    _ask(context, cluster, _put("users", user, fields), deadline, _CREATED)
+    _ask(context, cluster, _put("users", user, fields), deadline, CREATED)
     context.print(f"User {user} created")
 
 
@@ -99,7 +98,7 @@ def role_remove(context: Context) -> None:
 def _remove(context: Context, kind: str, what: str) -> None:
     cluster, name = _connect_about(context, what)
     action = Action("DELETE", _path(f"{kind}s", name))
-    _ask(context, cluster, action, cluster.deadline(), _CREATED)
+    _ask(context, cluster, action, cluster.deadline(), CREATED)
     context.print(f"{kind.capitalize()} {name} removed")
 
 
@@ -143,12 +142,12 @@ def role_add(context: Context) -> None:
     deadline = cluster.deadline()
     try:
         answer = cluster.do(Action("GET", _path("roles", role)), deadline)
-        exists = answer.status == _OK and bool(gojson.fields(answer.body)) is not None
+        exists = answer.status == OK and bool(gojson.fields(answer.body)) is not None
     except (BadJSON, Failure):
         exists = False
     if exists:
         raise context.fatal(f"Role {role} already exists")
-    _ask(context, cluster, _put("roles", role, _role(role)), deadline, _CREATED)
+    _ask(context, cluster, _put("roles", role, _role(role)), deadline, CREATED)
     context.print(f"Role {role} created")
 
 
@@ -265,7 +264,7 @@ def _ask(
 ) -> Answer:
     """An answer of status 200 or one of `also`; exits with the message of any other."""
     answer = _do(context, cluster, action, deadline)
-    if answer.status in (_OK, *also):
+    if answer.status in (OK, *also):
         return answer
     raise _refused(context, answer)
 

@@ -6,10 +6,9 @@ twice (a delete, a create) is sent once. Before its work a command asks for the 
 with their client URLs (--no-sync: with what it was given).
 """
 
-import base64
-import random
+import binascii
+import os
 from dataclasses import replace
-from http import HTTPStatus
 from typing import Final
 
 from pyetcd.cli import gotext
@@ -18,17 +17,14 @@ from pyetcd.cli.ctl2.action import Action
 from pyetcd.cli.ctl2.context import BAD_CONNECTION, SERVER_ERROR, Context
 from pyetcd.cli.ctl2.exchange import (
     DIAL_TIMEOUT_S,
-    Answer,
-    Deadline,
-    DeadlineExceeded,
     Exchanger,
-    Failure,
-    Request,
-    Trust,
 )
+from pyetcd.cli.ctl2.failure import Deadline, DeadlineExceeded, Failure
 from pyetcd.cli.ctl2.gourl import URL, BadURL
+from pyetcd.cli.ctl2.http1 import INTERNAL_ERROR, UNAVAILABLE, Answer, Request
 from pyetcd.cli.ctl2.member_list import LIST, read_members
 from pyetcd.cli.ctl2.tree import DEFAULT_ENDPOINTS
+from pyetcd.cli.ctl2.trust import Trust
 from pyetcd.cli.terminal import Exit
 
 REDIRECTS_MAX: Final = 10
@@ -54,7 +50,7 @@ class Cluster:
     def __init__(self, context: Context, endpoints: list[URL], exchanger: Exchanger) -> None:
         self._context = context
         self._exchanger = exchanger
-        self._endpoints = random.sample(endpoints, len(endpoints))
+        self._endpoints = _shuffled(endpoints)
         self._pinned = 0
         self._authorization: dict[str, str] = {}
         self.prints_curl = False
@@ -67,7 +63,9 @@ class Cluster:
     def authenticate(self, user: str, password: str) -> None:
         """Sends the user and password along from now on."""
         raw = f"{user}:{password}".encode("utf-8", "surrogateescape")
-        self._authorization = {"Authorization": "Basic " + base64.b64encode(raw).decode()}
+        self._authorization = {
+            "Authorization": "Basic " + binascii.b2a_base64(raw, newline=False).decode()
+        }
 
     def deadline(self) -> Deadline:
         """--total-timeout, from now on."""
@@ -106,7 +104,7 @@ class Cluster:
             if self.prints_curl:
                 self._context.warn(_curl(request))
             answer = self._exchanger.send(request, deadline, waits=action.waits)
-            if answer.status // 100 != HTTPStatus.MULTIPLE_CHOICES // 100:
+            if answer.status // 100 != 3:
                 return answer
             place = answer.headers.get("location", "")
             if not place:
@@ -128,7 +126,7 @@ class Cluster:
         except BadURL as mistake:
             raise Failure(str(mistake)) from None
         if sorted(map(str, found)) != sorted(self.endpoints):
-            self._endpoints = random.sample(found, len(found))
+            self._endpoints = _shuffled(found)
             self._pinned = 0
 
 
@@ -139,11 +137,17 @@ class NoEndpoints(Failure):
         super().__init__(NO_ENDPOINTS)
 
 
+def _shuffled(endpoints: list[URL]) -> list[URL]:
+    return sorted(endpoints, key=lambda _: os.urandom(8))
+
+
 def _server_error(endpoint: URL, status: int) -> Failure | None:
     if status // 100 != 5:
         return None
-    if status in (HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.SERVICE_UNAVAILABLE):
+    if status in (INTERNAL_ERROR, UNAVAILABLE):
         return Failure(f"client: etcd member {endpoint} has no leader")
+    from http import HTTPStatus
+
     phrase = HTTPStatus(status).phrase if status in set(HTTPStatus) else ""
     return Failure(f"client: etcd member {endpoint} returns server error [{phrase}]")
 

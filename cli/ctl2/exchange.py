@@ -6,108 +6,22 @@ and no socket option covers that; who ran out of time is left behind. The thread
 connection apart from a broken pipe, which ends the process.
 """
 
-import contextlib
-import http.client
 import os
 import queue
 import signal
 import socket
-import ssl
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
-from pyetcd.cli.ctl2.gourl import URL, escaped_path
+from pyetcd.cli.ctl2.failure import Deadline, DeadlineExceeded, Failure
+from pyetcd.cli.ctl2.gourl import URL
+from pyetcd.cli.ctl2.http1 import Answer, HungUp, Reader, Request
+from pyetcd.cli.ctl2.trust import Trust
 
 DIAL_TIMEOUT_S: Final = 30.0
 HANDSHAKE_TIMEOUT_S: Final = 10.0
 KEEPALIVE_S: Final = 30
-BODY_BYTES_MAX: Final = 1 << 30
-_HUNG_UP = (http.client.RemoteDisconnected, BrokenPipeError, ssl.SSLEOFError)
-_UNTRUSTED = "x509: certificate signed by unknown authority"
-
-# In Go's words; its TLS 1.2 has no "certificate required".
-_ALERTS = {"unknown ca": "unknown certificate authority", "certificate required": "bad certificate"}
-
-
-class Failure(Exception):
-    """No answer. `connection` when nobody was reached, as etcdctl counts it."""
-
-    def __init__(self, text: str, *, connection: bool = False) -> None:
-        super().__init__(text)
-        self.connection = connection
-
-
-class DeadlineExceeded(Failure):
-    """The command's time is over."""
-
-    def __init__(self) -> None:
-        super().__init__("context deadline exceeded", connection=True)
-
-
-class Deadline:
-    """When a command's time is over; None for never."""
-
-    def __init__(self, timeout_s: float | None) -> None:
-        self._end_s = None if timeout_s is None else time.monotonic() + timeout_s
-
-    def left_s(self) -> float | None:
-        """Seconds that are left, not below 0; None for no limit."""
-        return None if self._end_s is None else max(0.0, self._end_s - time.monotonic())
-
-
-NEVER: Final = Deadline(None)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a server said. Header names are in lower case."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Trust:
-    """How TLS is spoken: files, and the name that a certificate is checked for if not the host's.
-    The files were read once, by check_files."""
-
-    cert_file: str = ""
-    key_file: str = ""
-    ca_file: str = ""
-    server_name: str = ""
-
-    def secure(self, plain: socket.socket, host: str, *, latest: bool = True) -> ssl.SSLSocket:
-        """TLS on a connection; raises OSError. Not the `latest`: no later than 1.2."""
-        context = self._context()
-        if not latest:
-            context.maximum_version = ssl.TLSVersion.TLSv1_2
-        return context.wrap_socket(plain, server_hostname=self.server_name or host)
-
-    def _context(self) -> ssl.SSLContext:
-        made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        made.minimum_version = ssl.TLSVersion.TLSv1_2
-        if self.cert_file:
-            made.load_cert_chain(self.cert_file, self.key_file, password="")  # never asks for one
-        if not self.ca_file:
-            made.load_default_certs()
-        else:
-            with contextlib.suppress(ssl.SSLError):  # no certificate in it: trusts nobody
-                made.load_verify_locations(self.ca_file)
-        return made
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What goes to a server, whichever it is."""
-
-    method: str
-    url: URL
-    headers: Mapping[str, str]
-    body: bytes | None = None
 
 
 class Exchanger:
@@ -158,6 +72,7 @@ class _Work:
         self._trust = trust
         self._dial_timeout_s = dial_timeout_s
         self._socket: socket.socket | None = None
+        self._is_secure = request.url.scheme in ("https", "unixs")
         self._may_be_refused = False
 
     def run(self) -> None:
@@ -184,91 +99,83 @@ class _Work:
             raise Failure(f'unsupported protocol scheme "{url.scheme}"')
         if not url.host:
             raise Failure("http: no Host in request URL")
-        connection = http.client.HTTPConnection(url.hostname, url.port)
-        try:
-            with self._dial(url) as plain:
-                plain.settimeout(HANDSHAKE_TIMEOUT_S)
-                self._socket = connection.sock = self._secured(plain, url)
-                connection.sock.settimeout(None)
-                return self._exchange(connection)
-        finally:
-            connection.close()
+        with self._dial() as plain:
+            plain.settimeout(HANDSHAKE_TIMEOUT_S)
+            with self._secured(plain) as channel:
+                channel.settimeout(None)
+                self._socket = channel
+                return self._exchange(channel)
 
-    def _dial(self, url: URL) -> socket.socket:
+    def _dial(self) -> socket.socket:
+        url = self._request.url
         if url.scheme.startswith("unix"):
             return _dial_unix(f"{url.hostname}:{url.port}")
         return _dial_tcp(url.hostname, url.port, self._dial_timeout_s)
 
-    def _secured(self, plain: socket.socket, url: URL) -> socket.socket:
-        if url.scheme not in ("https", "unixs"):
+    def _secured(self, plain: socket.socket) -> socket.socket:
+        if not self._is_secure:
             return plain
+        from pyetcd.cli.ctl2 import tls
+
         try:
-            secured = self._trust.secure(plain, url.hostname)
+            secured = tls.secure(self._trust, plain, self._request.url.hostname)
         except OSError as failure:
-            raise Failure(tls_words(failure)) from None
-        self._may_be_refused = secured.version() == "TLSv1.3"
+            raise Failure(tls.words(failure)) from None
+        self._may_be_refused = tls.is_late_to_refuse(secured)
         return secured
+
+    def _exchange(self, channel: socket.socket) -> Answer:
+        reader = Reader(channel)
+        try:
+            try:
+                channel.sendall(self._request.raw())
+            except OSError as failure:  # who hung up may have said why
+                if not self._has_hung_up(failure):
+                    raise
+            status, headers = reader.head()
+            self.steps.put(None)
+            return Answer(status, headers, reader.body(status, headers))
+        except HungUp:
+            raise Failure(self._refusal()) from None
+        except OSError as failure:
+            raise self._explained(failure) from None
+
+    def _has_hung_up(self, failure: OSError) -> bool:
+        if self._is_secure:
+            from pyetcd.cli.ctl2 import tls
+
+            if tls.has_hung_up(failure):
+                return True
+        return isinstance(failure, BrokenPipeError)
+
+    def _explained(self, failure: OSError) -> Failure:
+        if self._has_hung_up(failure):
+            return Failure(self._refusal())
+        if isinstance(failure, ConnectionResetError) and self._may_be_refused:
+            return Failure(self._refusal())
+        if self._is_secure and not isinstance(failure, ConnectionError):
+            from pyetcd.cli.ctl2 import tls
+
+            return Failure(tls.words(failure))
+        reason = f"read tcp {self._ends()}: read: {_reason(failure)}"
+        return Failure(reason, connection=True)
 
     def _refusal(self) -> str:
         """Why a server hung up. With TLS 1.3 it does so after the handshake, and its reason may be
         lost on the way; with 1.2 it does so in the handshake."""
         if not self._may_be_refused:
             return "EOF"
-        url = self._request.url
+        from pyetcd.cli.ctl2 import tls
+
         try:
-            with self._dial(url) as plain:
+            with self._dial() as plain:
                 plain.settimeout(HANDSHAKE_TIMEOUT_S)
-                self._trust.secure(plain, url.hostname, latest=False).close()
-        except ssl.SSLError as failure:
-            return tls_words(failure)
-        except (OSError, Failure):
+                tls.secure(self._trust, plain, self._request.url.hostname, latest=False).close()
+        except Failure:
             pass  # the first failure is the one to tell
+        except OSError as failure:
+            return tls.words(failure)
         return "EOF"
-
-    def _exchange(self, connection: http.client.HTTPConnection) -> Answer:
-        try:
-            with contextlib.suppress(
-                BrokenPipeError, ssl.SSLEOFError
-            ):  # who hung up may have said why
-                self._ask(connection)
-            answer = connection.getresponse()
-            self.steps.put(None)
-            body = _body(answer)
-        except (OSError, UnicodeError, http.client.HTTPException) as failure:
-            raise self._explained(failure) from None
-        headers = {name.lower(): value for name, value in answer.getheaders()}
-        return Answer(answer.status, headers, body)
-
-    def _ask(self, connection: http.client.HTTPConnection) -> None:
-        request, url = self._request, self._request.url
-        target = escaped_path(url.path) or "/"
-        target += f"?{url.query}" if url.query else ""
-        connection.putrequest(request.method, target, skip_host=True, skip_accept_encoding=True)
-        connection.putheader("Host", url.host)
-        connection.putheader("User-Agent", "Go-http-client/1.1")
-        for name, value in request.headers.items():
-            connection.putheader(name, value)
-        if request.body is not None:
-            connection.putheader("Content-Length", str(len(request.body)))
-        connection.endheaders(request.body)
-
-    def _explained(self, failure: Exception) -> Failure:
-        if isinstance(failure, _HUNG_UP):
-            return Failure(self._refusal())
-        if isinstance(failure, ConnectionResetError) and self._may_be_refused:
-            return Failure(self._refusal())
-        if isinstance(failure, http.client.BadStatusLine):
-            broken = "net/http: HTTP/1.x transport connection broken"
-            return Failure(f"{broken}: malformed HTTP {_malformed(str(failure.args[0]))}")
-        if isinstance(failure, UnicodeError | http.client.InvalidURL):
-            return Failure("net/http: invalid request")
-        if isinstance(failure, http.client.HTTPException):
-            return Failure("unexpected EOF")
-        if isinstance(failure, ssl.SSLError):
-            return Failure(tls_words(failure))
-        assert isinstance(failure, OSError)
-        reason = f"read tcp {self._ends()}: read: {_reason(failure)}"
-        return Failure(reason, connection=True)
 
     def _ends(self) -> str:
         assert self._socket is not None
@@ -279,31 +186,6 @@ class _Work:
         if isinstance(names[1], str):  # a path
             return names[1]
         return "->".join(_place(str(name[0]), int(name[1])) for name in names)
-
-
-def _body(answer: http.client.HTTPResponse) -> bytes:
-    """All of it; raises Failure when it is short."""
-    try:
-        body = answer.read(BODY_BYTES_MAX)
-    except http.client.IncompleteRead:
-        is_inside = bool(getattr(answer, "chunk_left", 0))  # Go then looks for the trailer
-        text = "http: unexpected EOF reading trailer" if is_inside else "unexpected EOF"
-        raise Failure(text) from None
-    if answer.length:  # http.client takes a short body for a whole one
-        raise Failure("unexpected EOF")
-    return body
-
-
-def _malformed(line: str) -> str:
-    """What Go finds wrong with a status line."""
-    line = line.strip().strip("'")
-    protocol, space, rest = line.partition(" ")
-    if not space:
-        return f'response "{line}"'
-    code = rest.lstrip(" ").partition(" ")[0]
-    if len(code) != 3 or not code.isdecimal():
-        return f'status code "{code}"'
-    return f'version "{protocol}"'
 
 
 def _dial_unix(path: str) -> socket.socket:
@@ -357,26 +239,3 @@ def _place(host: str, port: int) -> str:
 
 def _reason(failure: OSError) -> str:
     return os.strerror(failure.errno or 0).lower()
-
-
-def tls_words(failure: OSError) -> str:
-    """Why a handshake failed, as Go says it where OpenSSL says the same."""
-    if isinstance(failure, ssl.SSLCertVerificationError):
-        if failure.verify_code in (18, 19, 20, 21):
-            return _UNTRUSTED
-        return f"x509: {failure.verify_message}"
-    if isinstance(failure, ssl.SSLError):
-        reason = failure.reason or ""
-        if isinstance(failure, ssl.SSLEOFError) or reason == "UNEXPECTED_EOF_WHILE_READING":
-            return "EOF"
-        if reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST"):
-            return "tls: first record does not look like a TLS handshake"
-        _, alert, words = reason.partition("ALERT_")
-        if alert:
-            words = words.lower().replace("_", " ")
-            words = _ALERTS.get(words, words)
-            return f"remote error: tls: {words}"
-        return f"tls: {reason.lower().replace('_', ' ')}"
-    if isinstance(failure, ConnectionResetError):
-        return "EOF"
-    return _reason(failure) if failure.errno else "EOF"

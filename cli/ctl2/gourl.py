@@ -4,12 +4,12 @@ import posixpath
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from urllib.parse import quote, quote_plus, unquote
 
 from pyetcd.cli import gotext
 
 _PATH_SAFE = "$&+,/:;=@-_.~"
 _HOST_SAFE = "!$&'()*+,;=:[]<>\"-_.~"
+_ALPHANUMERIC = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 _SCHEMES = ("http", "https", "unix", "unixs")
 
 
@@ -36,7 +36,7 @@ class URL:
             if self.scheme or self.host or self.user:
                 user = f"{self.user}@" if self.user else ""
                 slashes = "//" if self.host or self.path or user else ""
-                front += f"{slashes}{user}{quote(self.host, safe=_HOST_SAFE + '%')}"
+                front += f"{slashes}{user}{_escaped(self.host, _HOST_SAFE + '%')}"
             path = escaped_path(self.path)
             front += "/" if path and path[0] != "/" and self.host else ""
             front += path
@@ -62,22 +62,28 @@ class URL:
 
     def asking(self, query: dict[str, str]) -> "URL":
         """This URL with a query, its names sorted."""
-        words = [f"{quote_plus(name)}={_form(value)}" for name, value in sorted(query.items())]
+        words = [f"{_form(name)}={_form(value)}" for name, value in sorted(query.items())]
         return replace(self, query="&".join(words))
 
 
 def form(fields: dict[str, str]) -> bytes:
     """The body of a form."""
-    return "&".join(f"{quote_plus(k)}={_form(v)}" for k, v in sorted(fields.items())).encode()
+    return "&".join(f"{_form(k)}={_form(v)}" for k, v in sorted(fields.items())).encode()
 
 
 def _form(value: str) -> str:
-    return quote_plus(value.encode("utf-8", "surrogateescape"))
+    return _escaped(value, " -_.~").replace(" ", "+")
+
+
+def _escaped(text: str, safe: str) -> str:
+    raw = text.encode("utf-8", "surrogateescape")
+    kept = _ALPHANUMERIC + safe.encode()
+    return "".join(chr(byte) if byte in kept else f"%{byte:02X}" for byte in raw)
 
 
 def escaped_path(path: str) -> str:
     """A path as it stands in a request."""
-    return quote(path.encode("utf-8", "surrogateescape"), safe=_PATH_SAFE)
+    return _escaped(path, _PATH_SAFE)
 
 
 def clean_path(path: str, *, keep_slash: bool) -> str:
@@ -145,7 +151,12 @@ def _unescaped(text: str) -> str:
     wrong = re.search("%(?![0-9A-Fa-f]{2}).{0,2}", text)
     if wrong:
         raise BadURL(f"invalid URL escape {gotext.quote(wrong[0].encode())}")
-    return unquote(text, errors="surrogateescape")
+    raw = re.sub(
+        rb"%([0-9A-Fa-f]{2})",
+        lambda found: bytes.fromhex(found[1].decode()),
+        text.encode("utf-8", "surrogateescape"),
+    )
+    return raw.decode("utf-8", "surrogateescape")
 
 
 def member_urls(texts: Sequence[str]) -> list[str]:

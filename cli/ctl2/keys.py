@@ -6,7 +6,7 @@ from pyetcd.cli.ctl2 import gourl
 from pyetcd.cli.ctl2.action import FORM, Action
 from pyetcd.cli.ctl2.cluster import Cluster, connect, failed
 from pyetcd.cli.ctl2.context import Context
-from pyetcd.cli.ctl2.exchange import Failure
+from pyetcd.cli.ctl2.failure import Failure
 from pyetcd.cli.ctl2.response import Node, Response, read_response, show
 from pyetcd.cli.terminal import ERROR, Exit
 

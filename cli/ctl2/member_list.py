@@ -1,13 +1,13 @@
 """The members of a cluster as /v2/members lists them."""
 
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Any, Final
 
 from pyetcd.cli.ctl2 import gojson
 from pyetcd.cli.ctl2.action import Action
-from pyetcd.cli.ctl2.exchange import Answer, Failure
+from pyetcd.cli.ctl2.failure import Failure
 from pyetcd.cli.ctl2.gojson import BadJSON
+from pyetcd.cli.ctl2.http1 import OK, Answer
 
 LIST: Final = Action("GET", "/v2/members")
 
@@ -30,7 +30,7 @@ def expect(answer: Answer, *statuses: int) -> None:
 
 def read_members(answer: Answer) -> list[Member]:
     """The members of an answer to LIST; raises Failure."""
-    expect(answer, HTTPStatus.OK)
+    expect(answer, OK)
     try:
         rows = gojson.fields(answer.body).get("members") or []
         return [_member(row) for row in rows]

@@ -3,16 +3,26 @@
 import json
 import posixpath
 import time
-from http import HTTPStatus
 from typing import Final
 
 from pyetcd.cli.ctl2 import gojson, gourl
 from pyetcd.cli.ctl2.action import JSON, Action
 from pyetcd.cli.ctl2.cluster import Cluster, connect, connect_unsynced, exchanger_of, failed
 from pyetcd.cli.ctl2.context import NOT_HEALTHY, SERVER_ERROR, Context
-from pyetcd.cli.ctl2.exchange import NEVER, Answer, Deadline, Exchanger, Failure, Request
+from pyetcd.cli.ctl2.exchange import Exchanger
+from pyetcd.cli.ctl2.failure import NEVER, Deadline, Failure
 from pyetcd.cli.ctl2.gojson import BadJSON
 from pyetcd.cli.ctl2.gourl import BadURL
+from pyetcd.cli.ctl2.http1 import (
+    CONFLICT,
+    CREATED,
+    GONE,
+    NO_CONTENT,
+    NOT_FOUND,
+    OK,
+    Answer,
+    Request,
+)
 from pyetcd.cli.ctl2.member_list import LIST, Member, expect, read_member, read_members
 from pyetcd.cli.gotext import quote
 from pyetcd.cli.terminal import ERROR, Exit
@@ -34,7 +44,7 @@ def list_members(context: Context) -> None:
     members = _list(context, cluster, deadline)
     try:
         answer = cluster.do(Action("GET", f"{_MEMBERS}/leader"), deadline)
-        expect(answer, HTTPStatus.OK)
+        expect(answer, OK)
         leader = read_member(answer)
     except Failure as failure:
         raise context.fatal(f"Failed to get leader:  {failure}") from None
@@ -60,8 +70,8 @@ def add(context: Context) -> None:
     try:
         action = Action("POST", _MEMBERS, headers=JSON, body=_peer_urls([url]))
         answer = cluster.do(action, deadline)
-        expect(answer, HTTPStatus.CREATED, HTTPStatus.CONFLICT)
-        if answer.status == HTTPStatus.CONFLICT:
+        expect(answer, CREATED, CONFLICT)
+        if answer.status == CONFLICT:
             raise Failure(_message(answer))
         added = read_member(answer)
     except (BadURL, Failure) as failure:
@@ -98,7 +108,7 @@ def remove(context: Context) -> None:
         raise context.fatal(f"Couldn't find a member in the cluster with an ID of {wanted}.")
     try:
         answer = cluster.do(Action("DELETE", _path(wanted)), deadline)
-        expect(answer, HTTPStatus.NO_CONTENT, HTTPStatus.GONE)
+        expect(answer, NO_CONTENT, GONE)
     except Failure as failure:
         context.say(f"Received an error trying to remove member {wanted}: {failure}")
         raise Exit(ERROR) from None
@@ -119,8 +129,8 @@ def update(context: Context) -> None:
         answer = cluster.do(
             Action("PUT", _path(wanted), headers=JSON, body=body), cluster.deadline()
         )
-        expect(answer, HTTPStatus.NO_CONTENT, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
-        if answer.status != HTTPStatus.NO_CONTENT:
+        expect(answer, NO_CONTENT, NOT_FOUND, CONFLICT)
+        if answer.status != NO_CONTENT:
             raise Failure(_message(answer))
     except (BadURL, Failure) as failure:
         raise context.fatal(str(failure)) from None

@@ -1,13 +1,13 @@
 """What the keys API answers, and how --output shows it."""
 
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Any
 
 from pyetcd.cli.ctl2 import gojson
 from pyetcd.cli.ctl2.context import Context
-from pyetcd.cli.ctl2.exchange import Answer, Failure
+from pyetcd.cli.ctl2.failure import Failure
 from pyetcd.cli.ctl2.gojson import BadJSON
+from pyetcd.cli.ctl2.http1 import CREATED, OK, Answer
 
 _NOT_ETCD = (
     "client: response is invalid json. The endpoint is probably not valid etcd cluster endpoint"
@@ -71,7 +71,7 @@ class Response:
 
 def read_response(answer: Answer) -> Response:
     """Raises Failure: the server's refusal, or an answer that is no etcd's."""
-    if answer.status not in (HTTPStatus.OK, HTTPStatus.CREATED):
+    if answer.status not in (OK, CREATED):
         raise Failure(_refusal(answer.body))
     if not answer.body:
         raise EmptyBody

@@ -7,7 +7,7 @@ from typing import Final
 from pyetcd.cli.ctl2.action import Action
 from pyetcd.cli.ctl2.cluster import Cluster, connect, failed
 from pyetcd.cli.ctl2.context import Context
-from pyetcd.cli.ctl2.exchange import NEVER, Failure
+from pyetcd.cli.ctl2.failure import NEVER, Failure
 from pyetcd.cli.ctl2.keys import path_of, unsigned
 from pyetcd.cli.ctl2.response import EmptyBody, Response, read_response, show
 from pyetcd.cli.gotext import quote
