@@ -78,7 +78,10 @@ class Reader:
     def _head(self) -> tuple[int, dict[str, str]]:
         first = self._line()
         if first is None:
-            raise (Failure(_SHORT) if self._buffer else HungUp())
+            if not self._buffer:
+                raise HungUp
+            first = self._buffer.decode("utf-8", "replace")  # of which there is no more
+            self._buffer.clear()
         status = _status(first)
         headers: dict[str, str] = {}
         while True:
@@ -88,7 +91,10 @@ class Reader:
             if not line:
                 return status, headers
             name, colon, value = line.partition(":")
-            if not colon or not name or name.endswith(" "):
+            if not colon:
+                shown = quote(line.encode())
+                raise Failure(f"{_BROKEN}: malformed MIME header: missing colon: {shown}")
+            if not name or name.endswith(" "):
                 raise Failure(f"{_BROKEN}: malformed MIME header line: {line}")
             headers.setdefault(name.lower(), value.strip())
 

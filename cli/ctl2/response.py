@@ -8,6 +8,7 @@ from pyetcd.cli.ctl2.context import Context
 from pyetcd.cli.ctl2.failure import Failure
 from pyetcd.cli.ctl2.gojson import BadJSON
 from pyetcd.cli.ctl2.http1 import CREATED, OK, Answer
+from pyetcd.cli.gotext import ParseFailure, parse_int
 
 _NOT_ETCD = (
     "client: response is invalid json. The endpoint is probably not valid etcd cluster endpoint"
@@ -77,16 +78,23 @@ def read_response(answer: Answer) -> Response:
         raise EmptyBody
     try:
         found = gojson.fields(answer.body)
-        index = int(answer.headers.get("x-etcd-index") or 0)
         previous = found.get("prevNode")
         return Response(
             str(found.get("action", "")),
             _node(found["node"]),
             None if previous is None else _node(previous),
-            index,
+            _index(answer),
         )
     except (BadJSON, KeyError, TypeError, ValueError, AttributeError, RecursionError):
         raise Failure(_NOT_ETCD) from None
+
+
+def _index(answer: Answer) -> int:
+    text = answer.headers.get("x-etcd-index")
+    try:
+        return parse_int(text, 10, signed=False) if text else 0
+    except ParseFailure as failure:
+        raise Failure(str(failure)) from None
 
 
 def _refusal(body: bytes) -> str:

@@ -29,6 +29,7 @@ def moved(place: str) -> str:
 
 
 HTML = answer("<html>hello</html>", "200 OK", "Content-Type: text/html")
+CHUNKED = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 KEY = answer(NODE, "200 OK", "X-Etcd-Index: 9")
 
 # (name, what the server says to each request, in turn; "" hangs up, command lines)
@@ -74,6 +75,26 @@ ROWS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("hang up", ("",), "--no-sync get k"),
     ("hang up mk", ("",), "--no-sync mk k v"),
     ("hang up sync", ("", KEY), "get k"),
+    ("continue", ("HTTP/1.1 100 Continue\r\n\r\n" + KEY,), "--no-sync get k"),
+    ("until the end", (f"HTTP/1.1 200 OK\r\n\r\n{NODE}",), "--no-sync get k"),
+    ("HTTP/1.0", (f"HTTP/1.0 200 OK\r\n\r\n{NODE}",), "--no-sync get k"),
+    (
+        "bare newlines",
+        (f"HTTP/1.1 200 OK\nX-Etcd-Index: 3\n\n{NODE}",),
+        "--no-sync -o extended get k",
+    ),
+    ("chunks", (f"{CHUNKED}{len(NODE):X};x=y\r\n{NODE}\r\n0\r\nA: b\r\n\r\n",), "--no-sync get k"),
+    ("no number of bytes", (CHUNKED + "zz\r\n",), "--no-sync get k"),
+    ("no end of chunks", (f"{CHUNKED}{len(NODE):x}\r\n{NODE}\r\n0\r\n",), "--no-sync get k"),
+    ("no end of a chunk", (f"{CHUNKED}3\r\n{NODE}\r\n0\r\n\r\n",), "--no-sync get k"),
+    ("bad length", ("HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",), "--no-sync get k"),
+    ("bad length, below 0", ("HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",), "--no-sync get k"),
+    ("no header", ("HTTP/1.1 200 OK\r\nhello\r\n\r\n",), "--no-sync get k"),
+    ("no end of headers", ("HTTP/1.1 200 OK\r\nA: b\r\n",), "--no-sync get k"),
+    ("half a status", ("HTTP/1.1 20",), "--no-sync get k"),
+    ("a status without words", ("HTTP/1.1 200\r\nContent-Length: 0\r\n\r\n",), "--no-sync get k"),
+    ("204", ("HTTP/1.1 204 x\r\n\r\n",), "--no-sync get k"),
+    ("an index that is none", (answer(NODE, "200 OK", "X-Etcd-Index: x"),), "--no-sync get k"),
     ("no status", ("HTTP/1.1 2x0 OK\r\n\r\n",), "--no-sync get k"),
     ("another protocol", ("SIP/2.0 200 OK\r\n\r\n",), "--no-sync get k"),
     ("no http", ("hello there\r\n",), "--no-sync get k"),
