@@ -11,7 +11,9 @@ the first read found. But etcd before 3.5.8 answers a question for progress at o
 of the past are still to come (etcd#15220). So a second watch goes the same way, twice, one after
 the other: a mark, of which it is known that an answer must come. Such an etcd looks at all watches
 that are behind in one round, in which the answers go out. Since the first mark that comes back ends
-in a round after the watch was made, all events of the watch are there before the second.
+in a round after the watch was made, all events of the watch are there before the second. Measured
+with etcd 3.5.1 and a deleted key: without marks none of 15 histories was whole, with one mark 1,
+with two all.
 
 etcd's grpc-proxy passes no question for progress on: behind it the marks alone must do.
 
