@@ -53,6 +53,7 @@ TABLE_BYTES = 4096  # of the peer's table for our headers, unless it says otherw
 _PLACE = 62  # of the newest entry of that table
 RENEW_BYTES = 1 << 29  # of what was received, before the connection's window is opened again
 _clock = time.perf_counter
+Metadata = Sequence[tuple[bytes, bytes]]
 
 
 @dataclass(slots=True)
@@ -76,7 +77,7 @@ class Load:
         text if code is None else f"code {code}: {text}"
     )
     # Whether a refusal means the connection alone: its request is given back and it closes.
-    is_stale: Callable[[str], bool] = lambda text: False
+    is_stale: Callable[[str, Metadata], bool] = lambda text, metadata: False
 
     def take(self) -> bool:
         """Whether one more request may start now."""
@@ -128,10 +129,11 @@ class Connection(asyncio.Protocol):
         clients: int,
         *,
         is_secure: bool = False,
-        metadata: Sequence[tuple[bytes, bytes]] = (),
+        metadata: Metadata = (),
     ) -> None:
         self._load = load
         self._clients = clients
+        self._metadata = metadata
         self._front = b"\x83\x87" if is_secure else b"\x83\x86"  # :method POST, :scheme
         self._headers = (
             (b":path", load.path.encode()),
@@ -406,7 +408,7 @@ class Connection(asyncio.Protocol):
     def _fail_stream(self, stream_id: int, text: str) -> None:
         if self._starts.pop(stream_id, None) is None:
             return
-        if self._load.is_stale(text):
+        if self._load.is_stale(text, self._metadata):
             self.draining = True
             self._load.give_back()
         else:

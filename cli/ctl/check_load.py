@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 
 import uvloop
 
-from pyetcd.cli.bench_h2 import Connection, Load
+from pyetcd.cli.bench_h2 import Connection, Load, Metadata
 from pyetcd.cli.client import PUT, Client, ClientError
 from pyetcd.cli.ctl.check_bar import Bar
 from pyetcd.cli.ctl.check_figures import Figures, figures
@@ -271,12 +271,13 @@ class Connections:
             except ClientError:
                 return
 
-    def _is_stale(self, text: str) -> bool:
-        if self._renewals >= RENEWALS_MAX or not self._client.token:
+    def _is_stale(self, text: str, metadata: Metadata) -> bool:
+        """Of a connection that showed the token in `metadata`, maybe an older one."""
+        if self._renewals >= RENEWALS_MAX or not metadata:
             return False
         if not self._client.is_stale(ClientError("", text, text)):
             return False
-        self._stale_token = self._client.token
+        self._stale_token = metadata[0][1].decode()
         return True
 
     def _describe(self, code: int | None, text: str) -> str:

@@ -22,7 +22,7 @@ WAITING = ("/v3lockpb.", "/v3electionpb.")
 LARGE = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 # Would end the run, or wait for what never comes.
 LEFT_OUT = {"/etcdserverpb.Maintenance/Snapshot"}
-ONLY_OURS = ("/etcdserverpb.KV/RangeStream", "/grpc.")
+ONLY_OURS = ("/etcdserverpb.KV/RangeStream", "/grpc.", "/pyetcdpb.")
 Answer = tuple[object, ...]
 
 RAW: dict[str, bytes] = {

@@ -41,7 +41,7 @@ def test_a_killed_member_finds_its_tree_and_its_history(machine: Any) -> None:
     node = machine.single("pyetcd", "--enable-v2")
     first = ask(node, "PUT", f"{KEYS}/a/b", value="1", ttl=5000)[1]
     ask(node, "PUT", f"{KEYS}/a/b", value="2", ttl=6000)
-    ask(node, "DELETE", f"{KEYS}/a?recursive=true")
+    deleted = ask(node, "DELETE", f"{KEYS}/a?recursive=true")[1]
     ask(node, "POST", f"{KEYS}/q", value="3")
     before = ask(node, "GET", TREE)
     for _ in range(2):
@@ -50,7 +50,7 @@ def test_a_killed_member_finds_its_tree_and_its_history(machine: Any) -> None:
         assert ask(node, "GET", TREE)[2] == before[2]
         event = ask(node, "GET", f"{KEYS}/a?wait=true&recursive=true&waitIndex={first}")[2]
         assert (event["action"], event["node"]["value"]) == ("set", "1")
-        gone = ask(node, "GET", f"{KEYS}/a/b?wait=true&waitIndex={first + 2}")[2]
+        gone = ask(node, "GET", f"{KEYS}/a/b?wait=true&waitIndex={deleted}")[2]
         assert gone["action"] == "delete"
 
 
