@@ -3,20 +3,20 @@
 import json
 import re
 import subprocess
-import threading
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import grpc
 import pytest
 from certificates import Authority
 from ports import free_port
+from watch_stream import Stream
 
 from pyetcd.proto import rpc_pb2 as rpc
 
 Wait = Callable[..., None]
-WATCH, KEEP_ALIVE = "/etcdserverpb.Watch/Watch", "/etcdserverpb.Lease/LeaseKeepAlive"
+KEEP_ALIVE = "/etcdserverpb.Lease/LeaseKeepAlive"
 
 
 @pytest.mark.parametrize(
@@ -60,31 +60,6 @@ def test_what_cannot_start_says_why(machine: Any, flag: str, said: str) -> None:
     done = machine.run(machine.pyetcd, "proxy", "start", flag, check=False)
     last = done.stderr.rstrip("\n").split("\n")[-1]
     assert done.returncode == 1 and last.startswith(said) and "Traceback" not in done.stderr
-
-
-class Stream:
-    """One watch stream of a client."""
-
-    def __init__(self, channel: grpc.Channel, *creates: rpc.WatchCreateRequest) -> None:
-        self._requests = [rpc.WatchRequest(create_request=one) for one in creates]
-        self._over = threading.Event()
-        open_stream = channel.stream_stream(
-            WATCH, lambda message: message.SerializeToString(), rpc.WatchResponse.FromString
-        )
-        self._answers = open_stream(self._send())
-
-    def _send(self) -> Iterator[rpc.WatchRequest]:
-        yield from self._requests
-        self._over.wait()
-
-    def next(self) -> rpc.WatchResponse:
-        answer = next(self._answers)
-        assert isinstance(answer, rpc.WatchResponse)
-        return answer
-
-    def close(self) -> None:
-        self._over.set()
-        self._answers.cancel()
 
 
 def watchers_of(node: Any) -> int:
@@ -288,8 +263,65 @@ def test_locks_stay_in_their_namespace(machine: Any, front: Callable[..., Any]) 
     assert machine.run(*command).stdout.strip() == "ns/" + held.key.decode()
 
 
+def test_ids_that_clients_choose(machine: Any, front: Callable[..., Any]) -> None:
+    """As a member: taken when free, refused when not, and left out when others are numbered."""
+    proxy = front("pyetcd", machine.single("etcd"))
+    creates = [rpc.WatchCreateRequest(key=b"k", watch_id=id) for id in (1, 1, 0, 0)]
+    with grpc.insecure_channel(proxy.endpoint) as channel:
+        stream = Stream(channel, *creates)
+        answers = [stream.next() for _ in creates]
+        stream.close()
+    assert sorted(one.watch_id for one in answers) == [-1, 0, 1, 2]
+    (refused,) = [one for one in answers if one.canceled]
+    assert refused.cancel_reason == "mvcc: duplicate watch ID provided on the WatchStream"
+
+
 def test_link_named_etcd(machine: Any, front: Callable[..., Any]) -> None:
     link = machine.bin / "etcd"
     link.symlink_to(machine.pyetcd)
     done = subprocess.run([link, "grpc-proxy"], capture_output=True, text=True, timeout=30)
     assert done.returncode == 0 and "start the grpc proxy" in done.stdout
+
+
+@pytest.mark.parametrize("server", ["etcd", "pyetcd"])
+def test_broken_connections_lose_no_event(
+    machine: Any, front: Callable[..., Any], wait_until: Wait, server: str
+) -> None:
+    """A gateway stands between proxy and server, and is killed again and again."""
+    node = machine.single(server)
+    port = free_port()
+    argv = [machine.pyetcd, "gateway", "start", f"--listen-addr=127.0.0.1:{port}"]
+    argv += [f"--endpoints={node.endpoint}", "--retry-delay=10ms"]
+    between = machine.process(argv, name="between", client_port=port).start()
+    proxy = front("pyetcd", between)
+    with (
+        grpc.insecure_channel(proxy.endpoint) as channel,
+        grpc.insecure_channel(node.endpoint) as direct,
+    ):
+        put = direct.unary_unary("/etcdserverpb.KV/Put")
+        creates = [rpc.WatchCreateRequest(key=b"k"), rpc.WatchCreateRequest(key=b"k", prev_kv=True)]
+        streams = [Stream(channel, *creates) for _ in range(3)]
+        for stream in streams:
+            assert all(stream.next().created for _ in creates)
+        for turn in range(4):
+            for _ in range(50):
+                put(rpc.PutRequest(key=b"k", value=b"v").SerializeToString())
+            if turn < 3:
+                between.kill()
+                put(rpc.PutRequest(key=b"k", value=b"v").SerializeToString())
+                between.start()
+        streams.append(Stream(channel, rpc.WatchCreateRequest(key=b"k", start_revision=1)))
+        wanted = list(range(2, 2 + 4 * 50 + 3))
+        for stream in streams:
+            by_id: dict[int, list[int]] = {}
+            while len(by_id) < (1 if stream is streams[-1] else 2) or any(
+                one[-1] < wanted[-1] for one in by_id.values()
+            ):
+                answer = stream.next()
+                got = [event.kv.mod_revision for event in answer.events]
+                by_id.setdefault(answer.watch_id, []).extend(got or [0] * answer.created)
+            for found in by_id.values():
+                assert [one for one in found if one] == wanted
+        for stream in streams:
+            stream.close()
+    assert "internal error" not in proxy.log
