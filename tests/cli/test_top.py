@@ -146,7 +146,7 @@ def test_users(machine):
     assert run([*argv, "--user=root:wrong"])[2] == 2
 
 
-def test_over_tls(machine, free_ports, tmp_path):
+def test_over_tls(machine, free_ports, tmp_path, wait_until):
     """/metrics, too."""
     client, peer = free_ports(2)
     url, peer_url = f"https://127.0.0.1:{client}", f"http://127.0.0.1:{peer}"
@@ -157,7 +157,7 @@ def test_over_tls(machine, free_ports, tmp_path):
         [*argv, f"--initial-cluster=default={peer_url}"], name="t", client_port=client
     ).start()
     flags = [f"--endpoints={url}", "--insecure-skip-tls-verify"]
-    assert run(["get", "k", "--command-timeout=30s", *flags])[2] == 0
+    wait_until(lambda: run(["get", "k", "--command-timeout=1s", *flags])[2] == 0, "the server")
     out, err, code = run(["top", FAST, "-w", "json", *flags])
     (member,) = json.loads(out)["members"]
     assert (member["role"], member["keys"], err, code) == ("leader", 0, b"", 0)
