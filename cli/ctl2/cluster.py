@@ -6,7 +6,6 @@ twice (a delete, a create) is sent once. Before its work a command asks for the 
 with their client URLs (--no-sync: with what it was given).
 """
 
-import binascii
 import os
 from dataclasses import replace
 from typing import Final
@@ -21,7 +20,7 @@ from pyetcd.cli.ctl2.exchange import (
 )
 from pyetcd.cli.ctl2.failure import Deadline, DeadlineExceeded, Failure
 from pyetcd.cli.ctl2.gourl import URL, BadURL
-from pyetcd.cli.ctl2.http1 import INTERNAL_ERROR, UNAVAILABLE, Answer, Request
+from pyetcd.cli.ctl2.http1 import INTERNAL_ERROR, UNAVAILABLE, Answer, Request, basic
 from pyetcd.cli.ctl2.member_list import LIST, read_members
 from pyetcd.cli.ctl2.tree import DEFAULT_ENDPOINTS
 from pyetcd.cli.ctl2.trust import Trust
@@ -62,10 +61,7 @@ class Cluster:
 
     def authenticate(self, user: str, password: str) -> None:
         """Sends the user and password along from now on."""
-        raw = f"{user}:{password}".encode("utf-8", "surrogateescape")
-        self._authorization = {
-            "Authorization": "Basic " + binascii.b2a_base64(raw, newline=False).decode()
-        }
+        self._authorization = {"Authorization": basic(f"{user}:{password}")}
 
     def deadline(self) -> Deadline:
         """--total-timeout, from now on."""
@@ -272,6 +268,7 @@ def exchanger_of(context: Context) -> Exchanger:
         Trust(cert, key, ca, "" if insecure else domain),
         header_timeout_s=context.globals.integer("timeout") / 1e9,
         dial_timeout_s=dial_s,
+        env=context.env,
     )
 
 

@@ -52,6 +52,7 @@ one is asked, except for a write that must not be done twice (`rm`, `rmdir`, `mk
 | `ETCDCTL_USERNAME` | `--username` |
 | `ETCDCTL_DISCOVERY_SRV`, `ETCDCTL_INSECURE_DISCOVERY` | the flags of these names |
 | `ETCDCTL_DISCOVERY_SRV_NAME` | no flag: the service's name in the records |
+| `HTTP_PROXY`, `HTTPS_PROXY`, `NO_PROXY` | no flag: the way to servers on other hosts |
 
 | exit code | what it means |
 |---|---|

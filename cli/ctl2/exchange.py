@@ -12,29 +12,47 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from typing import Final
 
 from pyetcd.cli.ctl2.failure import Deadline, DeadlineExceeded, Failure
 from pyetcd.cli.ctl2.gourl import URL
-from pyetcd.cli.ctl2.http1 import Answer, HungUp, Reader, Request
+from pyetcd.cli.ctl2.http1 import (
+    BROKEN,
+    OK,
+    Answer,
+    HungUp,
+    Reader,
+    Request,
+    connect_request,
+)
 from pyetcd.cli.ctl2.trust import Trust
 
 DIAL_TIMEOUT_S: Final = 30.0
 HANDSHAKE_TIMEOUT_S: Final = 10.0
 KEEPALIVE_S: Final = 30
+_PROXIES: Final = ("http_proxy", "https_proxy")
 
 
 class Exchanger:
     """Sends requests. `header_timeout_s` is for all up to the answer's headers."""
 
-    def __init__(self, trust: Trust, *, header_timeout_s: float, dial_timeout_s: float) -> None:
+    def __init__(
+        self,
+        trust: Trust,
+        *,
+        header_timeout_s: float,
+        dial_timeout_s: float,
+        env: Mapping[str, str],
+    ) -> None:
         self._trust = trust
         self._header_timeout_s = header_timeout_s
         self._dial_timeout_s = dial_timeout_s
+        self._env = env  # may name a proxy
 
     def send(self, request: Request, deadline: Deadline, *, waits: bool = False) -> Answer:
         """The answer; raises Failure. With `waits` it may take as long as it takes."""
-        work = _Work(request, self._trust, self._dial_timeout_s)
+        work = _Work(request, self._trust, self._dial_timeout_s, self._env)
         left_s = deadline.left_s()
         if left_s == 0:
             raise DeadlineExceeded
@@ -66,12 +84,16 @@ class Exchanger:
 class _Work:
     """A request on its way. `steps` gets None when the headers are there, then the end."""
 
-    def __init__(self, request: Request, trust: Trust, dial_timeout_s: float) -> None:
+    def __init__(
+        self, request: Request, trust: Trust, dial_timeout_s: float, env: Mapping[str, str]
+    ) -> None:
         self.steps: queue.SimpleQueue[Answer | BaseException | None] = queue.SimpleQueue()
         self._request = request
         self._trust = trust
         self._dial_timeout_s = dial_timeout_s
         self._socket: socket.socket | None = None
+        self._env = env
+        self._proxy: URL | None = None
         self._is_secure = request.url.scheme in ("https", "unixs")
         self._may_be_refused = False
 
@@ -99,6 +121,10 @@ class _Work:
             raise Failure(f'unsupported protocol scheme "{url.scheme}"')
         if not url.host:
             raise Failure("http: no Host in request URL")
+        if any(name.lower() in _PROXIES for name in self._env):
+            from pyetcd.cli.ctl2.proxy import proxy_of
+
+            self._proxy = proxy_of(url, self._env)
         with self._dial() as plain:
             plain.settimeout(HANDSHAKE_TIMEOUT_S)
             with self._secured(plain) as channel:
@@ -110,7 +136,34 @@ class _Work:
         url = self._request.url
         if url.scheme.startswith("unix"):
             return _dial_unix(f"{url.hostname}:{url.port}")
-        return _dial_tcp(url.hostname, url.port, self._dial_timeout_s)
+        if self._proxy is None:
+            return _dial_tcp(url.hostname, url.port, self._dial_timeout_s)
+        try:
+            channel = _dial_tcp(self._proxy.hostname, self._proxy.port, self._dial_timeout_s)
+        except Failure as failure:
+            text = f"proxyconnect tcp: {failure}"
+            raise Failure(text, connection=failure.connection) from None
+        if self._is_secure:
+            self._open_tunnel(channel, _place(url.hostname, url.port), self._proxy)
+        return channel
+
+    def _open_tunnel(self, channel: socket.socket, place: str, proxy: URL) -> None:
+        reader = Reader(channel)
+        try:
+            channel.sendall(connect_request(place, proxy))
+            status, _ = reader.head()
+        except HungUp:
+            channel.close()
+            raise Failure("unexpected EOF") from None
+        except Failure as failure:
+            channel.close()
+            raise Failure(str(failure).removeprefix(f"{BROKEN}: ")) from None
+        except OSError as failure:
+            channel.close()
+            raise self._explained(failure) from None
+        if status != OK:
+            channel.close()
+            raise Failure(reader.phrase or "unknown status code")
 
     def _secured(self, plain: socket.socket) -> socket.socket:
         if not self._is_secure:
@@ -128,7 +181,7 @@ class _Work:
         reader = Reader(channel)
         try:
             try:
-                channel.sendall(self._request.raw())
+                channel.sendall(self._request.raw(None if self._is_secure else self._proxy))
             except OSError as failure:  # who hung up may have said why
                 if not self._has_hung_up(failure):
                     raise

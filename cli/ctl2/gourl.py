@@ -126,7 +126,7 @@ def _parse(text: str) -> URL:
         if at and not re.fullmatch("[A-Za-z0-9._:~!$&'()*+,;=%@-]*", user):
             raise BadURL("net/url: invalid userinfo")
         host = _host(host)
-    return URL(scheme, user=user, host=host, path=_unescaped(rest), query=query)
+    return URL(scheme, user=user, host=host, path=unescaped(rest), query=query)
 
 
 def _host(host: str) -> str:
@@ -144,10 +144,11 @@ def _host(host: str) -> str:
         if char.isascii() and not char.isalnum() and char not in _HOST_SAFE + "%":
             shown = gotext.quote(char.encode())
             raise BadURL(f"invalid character {shown} in host name")
-    return _unescaped(host)
+    return unescaped(host)
 
 
-def _unescaped(text: str) -> str:
+def unescaped(text: str) -> str:
+    """Without its escapes; raises BadURL."""
     wrong = re.search("%(?![0-9A-Fa-f]{2}).{0,2}", text)
     if wrong:
         raise BadURL(f"invalid URL escape {gotext.quote(wrong[0].encode())}")

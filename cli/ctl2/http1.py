@@ -4,6 +4,7 @@ In the place of http.client, whose imports take longer than a command. Failures 
 Go's net/http. Limits: a head of HEAD_BYTES_MAX, a body of BODY_BYTES_MAX.
 """
 
+import binascii
 import re
 import socket
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pyetcd.cli.ctl2.failure import Failure
-from pyetcd.cli.ctl2.gourl import URL, escaped_path
+from pyetcd.cli.ctl2.gourl import URL, escaped_path, unescaped
 from pyetcd.cli.gotext import quote
 
 OK, CREATED, NO_CONTENT, NOT_MODIFIED = 200, 201, 204, 304
@@ -21,7 +22,7 @@ INTERNAL_ERROR, UNAVAILABLE = 500, 503
 HEAD_BYTES_MAX: Final = 10 << 20  # net/http: MaxResponseHeaderBytes
 BODY_BYTES_MAX: Final = 1 << 30
 _CHUNK_BYTES: Final = 1 << 16
-_BROKEN: Final = "net/http: HTTP/1.x transport connection broken"
+BROKEN: Final = "net/http: HTTP/1.x transport connection broken"
 _SHORT: Final = "unexpected EOF"
 _SHORT_CHUNK: Final = "http: unexpected EOF reading trailer"
 
@@ -39,17 +40,38 @@ class Request:
     headers: Mapping[str, str]
     body: bytes | None = None
 
-    def raw(self) -> bytes:
-        """The bytes on the connection, which is closed after the answer."""
+    def raw(self, proxy: URL | None) -> bytes:
+        """The bytes on the connection, which is closed after the answer; for a proxy, the whole URL
+        is in them."""
         target = escaped_path(self.url.path) or "/"
         target += f"?{self.url.query}" if self.url.query else ""
+        if proxy is not None:
+            target = f"{self.url.scheme}://{self.url.host}{target}"
         headers = {"Host": self.url.host, "User-Agent": "Go-http-client/1.1", **self.headers}
+        headers |= {} if proxy is None else _for_proxy(proxy)
         if self.body is not None:
             headers["Content-Length"] = str(len(self.body))
         lines = [f"{self.method} {target} HTTP/1.1"]
         lines += [f"{name}: {value}" for name, value in (*headers.items(), ("Connection", "close"))]
         head = "\r\n".join(lines) + "\r\n\r\n"
         return head.encode("utf-8", "surrogateescape") + (self.body or b"")
+
+
+def connect_request(place: str, proxy: URL) -> bytes:
+    """Asks a proxy for a connection to a place."""
+    headers = {"Host": place, "User-Agent": "Go-http-client/1.1", **_for_proxy(proxy)}
+    lines = [f"CONNECT {place} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+def _for_proxy(proxy: URL) -> dict[str, str]:
+    return {"Proxy-Authorization": basic(unescaped(proxy.user))} if proxy.user else {}
+
+
+def basic(both: str) -> str:
+    """The header's value for `user:password`."""
+    raw = both.encode("utf-8", "surrogateescape")
+    return "Basic " + binascii.b2a_base64(raw, newline=False).decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +89,7 @@ class Reader:
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
         self._buffer = bytearray()
+        self.phrase = ""  # what stands behind the status
 
     def head(self) -> tuple[int, dict[str, str]]:
         """The status and the headers of the answer that is not about its being continued."""
@@ -83,19 +106,20 @@ class Reader:
             first = self._buffer.decode("utf-8", "replace")  # of which there is no more
             self._buffer.clear()
         status = _status(first)
+        self.phrase = first.partition(" ")[2].lstrip(" ").partition(" ")[2]
         headers: dict[str, str] = {}
         while True:
             line = self._line()
             if line is None:
-                raise Failure(f"{_BROKEN}: {_SHORT}")
+                raise Failure(f"{BROKEN}: {_SHORT}")
             if not line:
                 return status, headers
             name, colon, value = line.partition(":")
             if not colon:
                 shown = quote(line.encode())
-                raise Failure(f"{_BROKEN}: malformed MIME header: missing colon: {shown}")
+                raise Failure(f"{BROKEN}: malformed MIME header: missing colon: {shown}")
             if not name or name.endswith(" "):
-                raise Failure(f"{_BROKEN}: malformed MIME header line: {line}")
+                raise Failure(f"{BROKEN}: malformed MIME header line: {line}")
             headers.setdefault(name.lower(), value.strip())
 
     def body(self, status: int, headers: Mapping[str, str]) -> bytes:
@@ -110,7 +134,7 @@ class Reader:
                 pass
             return bytes(self._buffer)
         if not re.fullmatch("[0-9]{1,18}", length):
-            raise Failure(f"{_BROKEN}: bad Content-Length {quote(length.encode())}")
+            raise Failure(f"{BROKEN}: bad Content-Length {quote(length.encode())}")
         body = self._exactly(int(length))
         if body is None:
             raise Failure(_SHORT)
@@ -170,10 +194,10 @@ class Reader:
 def _status(line: str) -> int:
     protocol, space, rest = line.partition(" ")
     if not space:
-        raise Failure(f"{_BROKEN}: malformed HTTP response {quote(line.encode())}")
+        raise Failure(f"{BROKEN}: malformed HTTP response {quote(line.encode())}")
     code = rest.lstrip(" ").partition(" ")[0]
     if not re.fullmatch("[0-9]{3}", code):
-        raise Failure(f"{_BROKEN}: malformed HTTP status code {quote(code.encode())}")
+        raise Failure(f"{BROKEN}: malformed HTTP status code {quote(code.encode())}")
     if not re.fullmatch(r"HTTP/[0-9]\.[0-9]", protocol):
-        raise Failure(f"{_BROKEN}: malformed HTTP version {quote(protocol.encode())}")
+        raise Failure(f"{BROKEN}: malformed HTTP version {quote(protocol.encode())}")
     return int(code)

@@ -294,3 +294,55 @@ def test_three_thousand_directories_deep() -> None:
     with server((answer(f'{{"action":"get","node":{node}}}'),)) as (endpoint, _):
         _, err, code = run(["--no-sync", "ls"], {"ETCDCTL_ENDPOINTS": endpoint})
     assert code == 4 and b"invalid json" in err
+
+
+# (what the proxy says, the environment, a command line)
+PROXIED: tuple[tuple[tuple[str, ...], dict[str, str], str], ...] = (
+    ((KEY,), {"HTTP_PROXY": "{ep}"}, "get k"),
+    ((KEY,), {"http_proxy": "{ep}"}, "-u a:b set k v"),
+    ((KEY,), {"HTTP_PROXY": "{place}"}, "get k"),
+    ((KEY,), {"HTTP_PROXY": "http://me:p%40ss@{place}"}, "get k"),
+    ((KEY,), {"HTTP_PROXY": "{ep}", "NO_PROXY": "other.invalid,.nowhere"}, "get k"),
+    ((KEY,), {"HTTP_PROXY": "{ep}", "NO_PROXY": "store.invalid:80"}, "get k"),
+    ((KEY,), {"HTTPS_PROXY": "http://127.0.0.1:1", "HTTP_PROXY": "{ep}"}, "get k"),
+    (("",), {"HTTP_PROXY": "{ep}"}, "get k"),
+    ((answer("", "403 Forbidden"),), {"HTTP_PROXY": "{ep}"}, "get k"),
+    ((), {"HTTP_PROXY": "http://127.0.0.1:1"}, "get k"),
+    ((), {"HTTP_PROXY": "http://127.0.0.1:1"}, "mk k v"),
+    ((answer("", "403 Not For You"),), {"HTTPS_PROXY": "{ep}"}, "SECURE get k"),
+    ((answer("", "200 OK"),), {"HTTPS_PROXY": "http://u:p@{place}"}, "SECURE get k"),
+    (("",), {"HTTPS_PROXY": "{ep}"}, "SECURE get k"),
+    (("hello\r\n",), {"HTTPS_PROXY": "{ep}"}, "SECURE get k"),
+    ((), {"HTTPS_PROXY": "http://127.0.0.1:1"}, "SECURE get k"),
+)
+
+
+@pytest.mark.parametrize(("answers", "env", "line"), PROXIED)
+def test_proxy(etcdctl: str, answers: tuple[str, ...], env: dict[str, str], line: str) -> None:
+    scheme = "https" if line.startswith("SECURE ") else "http"
+    argv = ["--no-sync", f"--endpoints={scheme}://store.invalid:2379"]
+    argv += line.removeprefix("SECURE ").split()
+    found = []
+    for program in (etcdctl, ""):
+        with server(answers) as (endpoint, asked):
+            place = endpoint.removeprefix("http://")
+            whole = {
+                name: text.replace("{ep}", endpoint).replace("{place}", place)
+                for name, text in env.items()
+            }
+            if program:
+                whole |= {"PATH": os.environ["PATH"], "ETCDCTL_API": "2"}
+                done = subprocess.run([program, *argv], env=whole, capture_output=True, timeout=30)
+                outcome = done.stdout, done.stderr, done.returncode
+            else:
+                outcome = run(argv, whole)
+        heads = [head_lines(raw) for raw in asked]
+        found.append((tidy(outcome[0]), tidy(outcome[1]), outcome[2], heads))
+    assert found[1] == found[0]
+
+
+def head_lines(raw: bytes) -> list[bytes]:
+    """Without what keeps a connection."""
+    first, *lines = raw.split(b"\r\n")
+    kept = (b"host", b"proxy-auth", b"authorization", b"content-", b"user-agent")
+    return [first, *sorted(line for line in lines if line.lower().startswith(kept))]
