@@ -1,4 +1,4 @@
-"""Text as Go writes and reads it: quoting, numbers, durations, tab-aligned columns.
+"""Text as etcdctl writes and reads it with Go: quoting, numbers, durations, tab-aligned columns.
 
 `ctl` answers byte for byte like etcdctl, which prints with Go's fmt, strconv, time and
 text/tabwriter packages. What of them etcdctl's output shows is here, and only that.
@@ -6,7 +6,21 @@ text/tabwriter packages. What of them etcdctl's output shows is here, and only t
 
 import re
 
-_QUOTED = {7: "\\a", 8: "\\b", 12: "\\f", 10: "\\n", 13: "\\r", 9: "\\t", 11: "\\v"}
+from pyetcd.proto import gotext
+from pyetcd.proto.gotext import duration
+
+__all__ = [
+    "ParseFailure",
+    "align_tabs",
+    "duration",
+    "human_bytes",
+    "parse_bool",
+    "parse_duration_ns",
+    "parse_int",
+    "quote",
+    "unquote",
+]
+
 _UNQUOTED = {"a": 7, "b": 8, "f": 12, "n": 10, "r": 13, "t": 9, "v": 11, "\\": 92, '"': 34}
 
 
@@ -16,23 +30,7 @@ class ParseFailure(Exception):
 
 def quote(raw: bytes) -> str:
     """strconv.Quote: printable runes stay, bytes that are no UTF-8 become \\x escapes."""
-    out = ['"']
-    for char in raw.decode("utf-8", "surrogateescape"):
-        code = ord(char)
-        if char in '"\\':
-            out.append("\\" + char)
-        elif char.isprintable():
-            out.append(char)
-        elif code in _QUOTED:
-            out.append(_QUOTED[code])
-        elif 0xDC80 <= code <= 0xDCFF:
-            out.append(f"\\x{code - 0xDC00:02x}")
-        elif code < 0x20 or code == 0x7F:
-            out.append(f"\\x{code:02x}")
-        else:
-            out.append(f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}")
-    out.append('"')
-    return "".join(out)
+    return gotext.quote(raw.decode("utf-8", "surrogateescape"))
 
 
 def unquote(text: str) -> str:
@@ -114,61 +112,12 @@ def parse_bool(text: str) -> bool:
     raise ParseFailure(f"strconv.ParseBool: parsing {quoted}: invalid syntax")
 
 
-_UNIT_NS = {"ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6}
-_UNIT_NS |= {"s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
-
-
 def parse_duration_ns(text: str) -> int:
     """time.ParseDuration."""
-    quoted = quote(text.encode("utf-8", "surrogateescape"))
-    rest = text[1:] if text[:1] in ("+", "-") else text
-    if rest == "0":
-        return 0
-    if not rest:
-        raise ParseFailure(f"time: invalid duration {quoted}")
-    total = 0
-    while rest:
-        number = re.match(r"[0-9]*\.?[0-9]*", rest)
-        digits = number.group() if number else ""
-        if digits in ("", "."):
-            raise ParseFailure(f"time: invalid duration {quoted}")
-        rest = rest[len(digits) :]
-        unit = re.match(r"[^0-9.]*", rest)
-        name = unit.group() if unit else ""
-        if not name:
-            raise ParseFailure(f"time: missing unit in duration {quoted}")
-        if name not in _UNIT_NS:
-            raise ParseFailure(f"time: unknown unit {quote(name.encode())} in duration {quoted}")
-        rest = rest[len(name) :]
-        whole, _, fraction = digits.partition(".")
-        total += int(whole or 0) * _UNIT_NS[name]
-        total += int(fraction or 0) * _UNIT_NS[name] // 10 ** len(fraction)
-    if total >= 1 << 63:
-        raise ParseFailure(f"time: invalid duration {quoted}")
-    return -total if text[0] == "-" else total
-
-
-def duration(value_ns: int) -> str:
-    """time.Duration.String."""
-    if value_ns == 0:
-        return "0s"
-    sign, left = ("-", -value_ns) if value_ns < 0 else ("", value_ns)
-    for unit, name in ((1, "ns"), (10**3, "µs"), (10**6, "ms")):
-        if left < unit * 1000:
-            return f"{sign}{_decimal(left, unit)}{name}"
-    minutes, seconds_ns = divmod(left, 60 * 10**9)
-    text = f"{_decimal(seconds_ns, 10**9)}s"
-    if minutes:
-        hours, minutes = divmod(minutes, 60)
-        text = (f"{hours}h" if hours else "") + f"{minutes}m" + text
-    return sign + text
-
-
-def _decimal(value: int, unit: int) -> str:
-    whole, part = divmod(value, unit)
-    if not part:
-        return str(whole)
-    return f"{whole}.{str(part).zfill(len(str(unit)) - 1).rstrip('0')}"
+    try:
+        return gotext.parse_duration_ns(text)
+    except ValueError as failure:
+        raise ParseFailure(str(failure)) from None
 
 
 def human_bytes(size_bytes: int) -> str:

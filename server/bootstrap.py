@@ -22,9 +22,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from pyetcd.proto.gotext import quote
 from pyetcd.raft.codec import encode_conf_change
 from pyetcd.raft.types import NONE, ConfChange, ConfChangeType, Entry, EntryType, HardState
-from pyetcd.server.config_values import go_quote, parse_url, split_host_port
+from pyetcd.server.config_values import parse_url, split_host_port
 from pyetcd.server.peer.client import HttpClient
 from pyetcd.server.peer.survey import (
     RemoteCluster,
@@ -132,7 +133,7 @@ def check_join(initial: InitialCluster) -> None:
 
 def _check_name(initial: InitialCluster) -> None:
     if initial.name not in initial.urls_by_name:
-        name = go_quote(initial.name)
+        name = quote(initial.name)
         raise BootstrapError(
             f"couldn't find local name {name} in the initial cluster configuration"
         )
@@ -182,14 +183,14 @@ def urls_differ(ours: Sequence[str], theirs: Sequence[str], resolved: Mapping[st
     for (address, url), (other_address, other_url) in zip(left, right, strict=True):
         if address != other_address:
             return (
-                f"{go_quote(address)}(resolved from {go_quote(url)})"
-                f" != {go_quote(other_address)}(resolved from {go_quote(other_url)})"
+                f"{quote(address)}(resolved from {quote(url)})"
+                f" != {quote(other_address)}(resolved from {quote(other_url)})"
             )
     return ""
 
 
 def _go_list(texts: Sequence[str]) -> str:
-    return "[" + " ".join(go_quote(text) for text in texts) + "]"
+    return "[" + " ".join(quote(text) for text in texts) + "]"
 
 
 # A new cluster

@@ -14,6 +14,7 @@ import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from pyetcd.proto.gotext import parse_duration_ns, quote
 from pyetcd.server.config_checks import refuse_unsupported, validate
 from pyetcd.server.config_file import read_file
 from pyetcd.server.config_help import document, help_text, usage_text
@@ -22,8 +23,6 @@ from pyetcd.server.config_tables import IGNORED_FLAGS, Options
 from pyetcd.server.config_values import (
     UINT32_MAX,
     Url,
-    go_quote,
-    parse_duration_ns,
     parse_url,
 )
 from pyetcd.server.version import version_text
@@ -269,7 +268,7 @@ def _set_flag(found: dict[str, object], option: Option, value: str) -> None:
     except ValueError as error:
         what = "boolean value" if option.is_bool else "value"
         where = "for" if option.is_bool else "for flag"
-        text = f"invalid {what} {go_quote(value)} {where} -{option.flag}: {error}"
+        text = f"invalid {what} {quote(value)} {where} -{option.flag}: {error}"
         raise _flag_error(text) from None
     if parsed is not None or option.flag not in found:
         found[option.flag] = parsed
@@ -305,7 +304,7 @@ def _add_environment(found: dict[str, object], env: Mapping[str, str], notes: li
         try:
             found[flag] = _parse(OPTIONS[flag], value)
         except ValueError as error:
-            problem = f"invalid value {go_quote(value)} for {variable}: {error}"
+            problem = f"invalid value {quote(value)} for {variable}: {error}"
             continue
         notes.append(_note(
             "info", "recognized and used environment variable",

@@ -7,9 +7,10 @@ two mistakes is refused for the same one. Pure: nothing is opened.
 import ipaddress
 from collections.abc import Iterable, Sequence
 
+from pyetcd.proto.gotext import duration, parse_duration_ns, quote
 from pyetcd.server.config_options import ConfigError, Effect, Option
 from pyetcd.server.config_tables import Options
-from pyetcd.server.config_values import Url, format_duration, go_quote, parse_duration_ns
+from pyetcd.server.config_values import Url
 from pyetcd.server.log_files import Rotation
 
 ELECTION_MS_MAX = 50_000
@@ -41,7 +42,7 @@ def validate(config: Options) -> None:
     _check_compaction(config)
     _check_v2(config)
     if config.experimental_compact_hash_check_time_s <= 0:
-        shown = format_duration(round(config.experimental_compact_hash_check_time_s * 1e9))
+        shown = duration(round(config.experimental_compact_hash_check_time_s * 1e9))
         raise ConfigError(
             f"--experimental-compact-hash-check-time must be >0 (set to {shown}); "
             "--experimental-compact-hash-check-enabled=false turns it off"
@@ -85,7 +86,7 @@ def _check_logging(config: Options) -> None:
     if config.logger == "capnslog":
         raise ConfigError("--logger=capnslog is removed in v3.5; use --logger=zap")
     if config.logger != "zap":
-        raise ConfigError(f"unknown logger option {go_quote(config.logger)}; use --logger=zap")
+        raise ConfigError(f"unknown logger option {quote(config.logger)}; use --logger=zap")
     outputs = config.log_outputs
     if len(outputs) > 1 and "default" in outputs:
         raise ConfigError(
@@ -104,7 +105,7 @@ def _check_logging(config: Options) -> None:
     if config.log_level not in LOG_LEVELS:
         levels = "debug, info, warn, error, panic or fatal"
         raise ConfigError(
-            f"unrecognized level: {go_quote(config.log_level)}; --log-level is one of {levels}"
+            f"unrecognized level: {quote(config.log_level)}; --log-level is one of {levels}"
         )
 
 
@@ -133,7 +134,7 @@ def _is_ip(host: str) -> bool:
 def _check_advertised(flag: str, urls: Sequence[Url]) -> None:
     for url in urls:
         if not url.host:
-            listed = go_quote(",".join(map(str, urls)))
+            listed = quote(",".join(map(str, urls)))
             raise ConfigError(
                 f'--{flag} {listed} must be "host:port" (unexpected empty host ({url}))'
             )
@@ -167,9 +168,7 @@ def _check_v2(config: Options) -> None:
 def _check_compaction(config: Options) -> None:
     mode, text = config.auto_compaction_mode, config.auto_compaction_retention or "0"
     if mode not in ("", "periodic", "revision"):
-        raise ConfigError(
-            f"unknown auto-compaction-mode {go_quote(mode)}; use periodic or revision"
-        )
+        raise ConfigError(f"unknown auto-compaction-mode {quote(mode)}; use periodic or revision")
     if not (text.isascii() and text.lstrip("+").isdigit()):
         try:
             retention_ns = parse_duration_ns(text)
@@ -180,5 +179,5 @@ def _check_compaction(config: Options) -> None:
         if retention_ns < 0:
             raise ConfigError(
                 f"--auto-compaction-retention must not be negative "
-                f"({format_duration(retention_ns)}); 0 keeps all history"
+                f"({duration(retention_ns)}); 0 keeps all history"
             )

@@ -1,7 +1,7 @@
 """What the log says of a configuration when a member starts."""
 
+from pyetcd.proto.gotext import duration
 from pyetcd.server.config import Config
-from pyetcd.server.config_values import format_duration
 
 
 def describe(config: Config) -> dict[str, object]:
@@ -11,8 +11,8 @@ def describe(config: Config) -> dict[str, object]:
         "data-dir": config.data_dir,
         "member-dir": config.member_dir,
         "force-new-cluster": config.force_new_cluster,
-        "heartbeat-interval": format_duration(config.heartbeat_interval_ms * 1_000_000),
-        "election-timeout": format_duration(config.election_timeout_ms * 1_000_000),
+        "heartbeat-interval": duration(config.heartbeat_interval_ms * 1_000_000),
+        "election-timeout": duration(config.election_timeout_ms * 1_000_000),
         "initial-election-tick-advance": config.initial_election_tick_advance,
         "snapshot-count": config.snapshot_count,
         "snapshot-catchup-entries": config.experimental_snapshot_catchup_entries,

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import yaml
 
+from pyetcd.proto.gotext import INT64_MAX, quote
 from pyetcd.server import config_values as values
 from pyetcd.server.config_options import ConfigError, Kind, Note, Option
-from pyetcd.server.config_values import go_quote, parse_urls
+from pyetcd.server.config_values import parse_urls
 
 FILE_BYTES_MAX = 1024 * 1024  # a larger file is not a configuration: refused
 
@@ -145,7 +146,7 @@ def _number(option: Option, value: object) -> object:
         raise _Mismatch("a whole number")
     if option.kind is Kind.UINT and not 0 <= value <= option.value_max:
         raise _Mismatch(f"a whole number from 0 to {option.value_max}")
-    if not -values.INT64_MAX <= value <= values.UINT64_MAX:
+    if not -INT64_MAX <= value <= values.UINT64_MAX:
         raise _Mismatch("a whole number of 64 bits")
     return value
 
@@ -160,7 +161,7 @@ def _text(option: Option, value: str) -> object:
             name = _URL_NAMES.get(option.flag, option.flag)
             raise ConfigError(f"unexpected error setting up {name}: {error}") from None
     if option.flag == "initial-cluster-state" and value and value not in option.choices:
-        raise ConfigError(f"unexpected clusterState {go_quote(value)}; use new or existing")
+        raise ConfigError(f"unexpected clusterState {quote(value)}; use new or existing")
     if not value and option.kind is not Kind.STRING:
         return None
     try:
@@ -179,7 +180,7 @@ def _plain(value: object) -> str:
 
 def _shown(value: object) -> str:
     if isinstance(value, str):
-        return go_quote(value[:80])
+        return quote(value[:80])
     if isinstance(value, Mapping):
         return "a map"
     return "a list" if isinstance(value, list) else _plain(value)[:80]

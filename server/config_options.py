@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeVar
 
+from pyetcd.proto import gotext
+from pyetcd.proto.gotext import quote
 from pyetcd.server import config_values as values
-from pyetcd.server.config_values import Url, go_quote, parse_urls
+from pyetcd.server.config_values import Url, parse_urls
 
 T = TypeVar("T")
 
@@ -90,7 +92,7 @@ def env_name(flag: str) -> str:
 
 def _duration(option: Option, text: str) -> object:
     try:
-        return values.parse_duration_ns(text) / 1e9
+        return gotext.parse_duration_ns(text) / 1e9
     except ValueError:
         raise ValueError("parse error") from None  # Go's flag package hides the reason
 
@@ -104,7 +106,7 @@ def _choice(option: Option, text: str) -> object:
 def _choices(option: Option, text: str) -> object:
     for one in text.split(","):
         if one not in option.choices:
-            raise ValueError(f"invalid value {go_quote(one)}")
+            raise ValueError(f"invalid value {quote(one)}")
     return text
 
 
@@ -184,7 +186,7 @@ class Section:
         self, flag: str, default_s: float, help: str, *,
         effect: Effect = Effect.NOW, yaml: str | None = None,
     ) -> float:  # fmt: skip
-        shown = values.format_duration(round(default_s * 1e9))
+        shown = gotext.duration(round(default_s * 1e9))
         return self._row(default_s, Kind.DURATION, flag, help, effect, yaml, shown)
 
     def urls(

@@ -1,4 +1,4 @@
-"""Go's spelling of values: numbers, booleans, durations, quoted text and URLs.
+"""Go's spelling of values: numbers, booleans and URLs (durations and quotes: proto/gotext.py).
 
 etcd's flags are read by Go's `flag`, `strconv`, `time` and `net/url` packages; scripts depend on
 what those accept, and on the texts they refuse with. Each parser raises ValueError whose text is
@@ -11,7 +11,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-INT64_MAX = (1 << 63) - 1
+from pyetcd.proto.gotext import INT64_MAX, quote
+
 UINT64_MAX = (1 << 64) - 1
 UINT32_MAX = (1 << 32) - 1
 
@@ -48,93 +49,6 @@ def parse_int(text: str) -> int:
     negative = text.startswith("-")
     value = parse_uint(text[1:] if text[:1] in ("+", "-") else text, INT64_MAX + negative)
     return -value if negative else value
-
-
-_UNITS_NS = {
-    "ns": 1,
-    "us": 1_000,
-    "µs": 1_000,
-    "μs": 1_000,
-    "ms": 1_000_000,
-    "s": 1_000_000_000,
-    "m": 60_000_000_000,
-    "h": 3_600_000_000_000,
-}
-_DURATION_PART = re.compile(r"([0-9]*)(?:\.([0-9]*))?([^0-9.]*)")
-
-
-def parse_duration_ns(text: str) -> int:
-    """time.ParseDuration: `300ms`, `-1.5h`, `2h45m`; a bare 0 needs no unit."""
-    invalid = ValueError(f"time: invalid duration {go_quote(text)}")
-    negative = text.startswith("-")
-    rest = text[1:] if text[:1] in ("+", "-") else text
-    if rest == "0":
-        return 0
-    if not rest:
-        raise invalid
-    total = 0
-    while rest:
-        part = _DURATION_PART.match(rest)
-        if part is None or not (part[1] or part[2]):
-            raise invalid
-        unit = part[3]
-        if not unit:
-            raise ValueError(f"time: missing unit in duration {go_quote(text)}")
-        if unit not in _UNITS_NS:
-            raise ValueError(f"time: unknown unit {go_quote(unit)} in duration {go_quote(text)}")
-        total += int(part[1] or "0") * _UNITS_NS[unit]
-        if part[2]:
-            total += int(part[2]) * _UNITS_NS[unit] // 10 ** len(part[2])
-        rest = rest[part.end() :]
-    if total > INT64_MAX:
-        raise invalid
-    return -total if negative else total
-
-
-def format_duration(ns: int) -> str:
-    """time.Duration.String: `1m30s`, `1.5ms`, `0s`."""
-    sign, ns = ("-", -ns) if ns < 0 else ("", ns)
-    if ns == 0:
-        return "0s"
-    if ns < 1_000_000_000:
-        for unit, size in (("ms", 1_000_000), ("µs", 1_000), ("ns", 1)):
-            if ns >= size:
-                return f"{sign}{_fraction(ns, size)}{unit}"
-    minutes, ns = divmod(ns, 60_000_000_000)
-    hours, minutes = divmod(minutes, 60)
-    seconds = f"{_fraction(ns, 1_000_000_000)}s"
-    if hours:
-        return f"{sign}{hours}h{minutes}m{seconds}"
-    return f"{sign}{minutes}m{seconds}" if minutes else sign + seconds
-
-
-def _fraction(value: int, size: int) -> str:
-    whole, rest = divmod(value, size)
-    if not rest:
-        return str(whole)
-    return f"{whole}.{str(rest).rjust(len(str(size)) - 1, '0').rstrip('0')}"
-
-
-_ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
-_ESCAPES |= {"\a": "\\a", "\b": "\\b", "\f": "\\f", "\v": "\\v"}
-
-
-def go_quote(text: str) -> str:
-    """strconv.Quote, the %q of Go's texts."""
-    out = []
-    for char in text:
-        code = ord(char)
-        if char in _ESCAPES:
-            out.append(_ESCAPES[char])
-        elif char.isprintable():
-            out.append(char)
-        elif 0xDC80 <= code <= 0xDCFF:  # a byte that was not UTF-8 (surrogateescape)
-            out.append(f"\\x{code - 0xDC00:02x}")
-        elif code < 0x80:
-            out.append(f"\\x{code:02x}")
-        else:
-            out.append(f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}")
-    return '"' + "".join(out) + '"'
 
 
 # ---- URLs ----
@@ -208,7 +122,7 @@ def _split(text: str) -> tuple[str, str, str]:
     """url.Parse as far as it matters: scheme, authority, path (or the opaque part)."""
 
     def refuse(reason: str) -> ValueError:
-        return ValueError(f"parse {go_quote(text)}: {reason}")
+        return ValueError(f"parse {quote(text)}: {reason}")
 
     if any(char < " " or char == "\x7f" for char in text):
         raise refuse("net/url: invalid control character in URL")
@@ -238,11 +152,11 @@ def _check_host(host: str, refuse: Callable[[str], ValueError]) -> None:
         last = host.rfind(":")
         port = host[last:] if last >= 0 else ""
     if port and not re.fullmatch(r":[0-9]*", port):
-        raise refuse(f"invalid port {go_quote(port)} after host")
+        raise refuse(f"invalid port {quote(port)} after host")
     plain = _ESCAPE.sub("", host)
     bad = plain.find("%")
     if bad >= 0:
-        raise refuse(f"invalid URL escape {go_quote(plain[bad : bad + 3])}")
+        raise refuse(f"invalid URL escape {quote(plain[bad : bad + 3])}")
     for char in plain:
         if not _HOST_CHARS.fullmatch(char):
-            raise refuse(f"invalid character {go_quote(char)} in host name")
+            raise refuse(f"invalid character {quote(char)} in host name")

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pyetcd.proto.errors import Code, InvalidAuthToken, RpcError
-from pyetcd.server.config_values import parse_duration_ns
+from pyetcd.proto.gotext import parse_duration_ns
 from pyetcd.store.auth import Who
 
 TTL_S: Final = 300.0

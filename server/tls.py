@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from pyetcd.server.config_values import go_quote
+from pyetcd.proto.gotext import quote
 from pyetcd.server.handshake import ServerContext, note_server_name
 from pyetcd.server.logs import get
 
@@ -141,8 +141,8 @@ def _context(context: AnyContext, files: TlsFiles) -> AnyContext:
     """The same with what both sides have in common."""
     if files.allowed_cn and files.allowed_hostname:
         raise TlsError(
-            f"AllowedCN and AllowedHostname are mutually exclusive (cn={go_quote(files.allowed_cn)}"
-            f", hostname={go_quote(files.allowed_hostname)})"
+            f"AllowedCN and AllowedHostname are mutually exclusive (cn={quote(files.allowed_cn)}"
+            f", hostname={quote(files.allowed_hostname)})"
         )
     if bool(files.cert_file) != bool(files.key_file):
         raise TlsError(
@@ -177,7 +177,7 @@ def _context(context: AnyContext, files: TlsFiles) -> AnyContext:
 def _version(flag: str, text: str) -> ssl.TLSVersion:
     found = _VERSIONS.get(text)
     if found is None:
-        raise TlsError(f"unexpected TLS version {go_quote(text)}; --{flag} is TLS1.2 or TLS1.3")
+        raise TlsError(f"unexpected TLS version {quote(text)}; --{flag} is TLS1.2 or TLS1.3")
     return found
 
 
@@ -185,7 +185,7 @@ def _ciphers(suites: Sequence[str]) -> str:
     names = []
     for suite in suites:
         if suite not in SUITES:
-            raise TlsError(f"unexpected TLS cipher suite {go_quote(suite)}")
+            raise TlsError(f"unexpected TLS cipher suite {quote(suite)}")
         if SUITES[suite]:
             names.append(SUITES[suite])
     return ":".join(names) or _AEAD
@@ -331,8 +331,8 @@ class Admission:
             return f"x509: certificate is valid for {', '.join(addresses)}, not {host}"
         if await _stands_for(names, host):
             return ""
-        listed = " ".join(map(go_quote, names))
-        return f"tls: {go_quote(host)} does not match any of DNSNames [{listed}]"
+        listed = " ".join(map(quote, names))
+        return f"tls: {quote(host)} does not match any of DNSNames [{listed}]"
 
     @property
     def checks_address(self) -> bool:

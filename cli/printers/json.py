@@ -12,30 +12,16 @@ from typing import Any
 from pyetcd.cli.printers.base import Display
 from pyetcd.cli.printers.values import VALUES, Number, Value, Word
 from pyetcd.proto import rpc_pb2 as rpc
+from pyetcd.proto.gotext import JSON_NEEDED, JSON_SPECIAL, json_string
 
-_ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
-_SPECIAL = re.compile('["\\\\\x00-\x1f<>&\u2028\u2029\ud800-\udfff]')
-_NEEDED = re.compile('["\\\\\x00-\x1f\ud800-\udfff]')
 _INDENT = "  "
 
 
-def string(text: str, special: re.Pattern[str] = _SPECIAL) -> str:
-    """A JSON string; Go also escapes what would end a script in a web page."""
-
-    def escape(match: re.Match[str]) -> str:
-        char = match.group()
-        if "\ud800" <= char <= "\udfff":
-            return "\\ufffd"
-        return _ESCAPES.get(char) or f"\\u{ord(char):04x}"
-
-    return f'"{special.sub(escape, text)}"'
-
-
-def encode(value: Value, special: re.Pattern[str] = _SPECIAL) -> str:
+def encode(value: Value, special: re.Pattern[str] = JSON_SPECIAL) -> str:
     """A value in one line."""
     if isinstance(value, dict):
         fields = [
-            f"{string(name, special)}:{encode(inner, special)}"
+            f"{json_string(name, special)}:{encode(inner, special)}"
             for name, inner in value.items()
             if inner or not isinstance(inner, Word)
         ]
@@ -47,7 +33,7 @@ def encode(value: Value, special: re.Pattern[str] = _SPECIAL) -> str:
 
 def readable(value: Value) -> str:
     """A decoded value in one line."""
-    return encode(value, _NEEDED)
+    return encode(value, JSON_NEEDED)
 
 
 def indented(value: Value, margin: str = "") -> str:
@@ -70,7 +56,7 @@ def _scalar(value: str | bytes | int | None, special: re.Pattern[str]) -> str:
     if isinstance(value, bytes):
         return f'"{base64.b64encode(value).decode()}"'
     if isinstance(value, str):
-        return str(value) if isinstance(value, Number) else string(value, special)
+        return str(value) if isinstance(value, Number) else json_string(value, special)
     return str(value)
 
 

@@ -26,9 +26,9 @@ from google.protobuf.message import DecodeError, Message
 
 from pyetcd.proto.decode import decode as decode_message
 from pyetcd.proto.errors import Code, EtcdError, RpcError
+from pyetcd.proto.gotext import json_string
 from pyetcd.proto.services import METHODS, Kind
 from pyetcd.server.http import jsonpb
-from pyetcd.server.http.gojson import quoted
 from pyetcd.server.http.router import TEXT_HEADERS, Router
 from pyetcd.server.wire.call import CancelHook
 from pyetcd.server.wire.grpc import Dispatcher
@@ -155,7 +155,7 @@ def metadata_of(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def error_body(code: int, text: str) -> bytes:
-    said = quoted(text)
+    said = json_string(text)
     return f'{{"error":{said},"code":{int(code)},"message":{said}}}'.encode()
 
 
@@ -373,7 +373,7 @@ class GatewayStream(GatewayCall):
         if not self._started:
             self._responder.start(status, _JSON)
         self._responder.write(
-            f'{{"error":{{"grpc_code":{int(code)},"http_code":{status},"message":{quoted(text)},'
+            f'{{"error":{{"grpc_code":{int(code)},"http_code":{status},"message":{json_string(text)},'
             f'"http_status":"{_PHRASES[status]}"}}}}'.encode()
         )
         self._responder.end()

@@ -1,4 +1,4 @@
-"""Go's encoding/json where Python's differs: what is said of bad input, how text is quoted.
+"""Go's encoding/json where Python's differs: what is said of bad input.
 
 Strategy: Python's parser does the work. Only when it refuses something are the bytes walked here,
 by the states of Go's scanner (encoding/json/scanner.go), for the words of the refusal.
@@ -14,21 +14,6 @@ _SPACE: Final = b" \t\r\n"
 _DIGITS: Final = b"0123456789"
 _HEX: Final = b"0123456789abcdefABCDEF"
 _LITERALS: Final = {ord("t"): b"true", ord("f"): b"false", ord("n"): b"null"}
-
-_ESCAPES: Final = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
-_SPECIAL: Final = re.compile('["\\\\\x00-\x1f<>&\u2028\u2029\ud800-\udfff]')
-
-
-def quoted(text: str) -> str:
-    """A JSON string; Go also escapes what would end a script in a web page."""
-    return f'"{_SPECIAL.sub(_escaped, text)}"' if _SPECIAL.search(text) else f'"{text}"'
-
-
-def _escaped(match: re.Match[str]) -> str:
-    char = match.group()
-    if "\ud800" <= char <= "\udfff":
-        return "\\ufffd"
-    return _ESCAPES.get(char) or f"\\u{ord(char):04x}"
 
 
 class Broken(ValueError):

@@ -20,8 +20,8 @@ from typing import Any, Final, TypeVar
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from pyetcd.server.config_values import go_quote
-from pyetcd.server.http.gojson import base64_bytes, quoted, why_broken
+from pyetcd.proto.gotext import json_string, quote
+from pyetcd.server.http.gojson import base64_bytes, why_broken
 
 M = TypeVar("M", bound=Message)
 
@@ -93,7 +93,7 @@ def _text_of(field: FieldDescriptor) -> Text:
     if field.type == _F.TYPE_BYTES:
         return lambda value: '"' + base64.b64encode(value).decode() + '"'
     if field.type == _F.TYPE_STRING:
-        return quoted
+        return json_string
     if field.type == _F.TYPE_BOOL:
         return lambda value: "true" if value else "false"
     if field.type == _F.TYPE_ENUM:
@@ -216,7 +216,7 @@ def _scalar_of(field: FieldDescriptor) -> Callable[[Any], Any]:
         if type(value) is not str:
             return _integer(value, kind, low, high)
         if value not in numbers:
-            text = f"unknown value {go_quote(quoted(value))} for enum {enum.full_name}"
+            text = f"unknown value {quote(json_string(value))} for enum {enum.full_name}"
             raise Refused(text)
         return numbers[value]
 

@@ -12,7 +12,7 @@ import posixpath
 from collections.abc import Callable, Collection
 from urllib.parse import unquote
 
-from pyetcd.server.config_values import go_quote
+from pyetcd.proto.gotext import quote
 from pyetcd.server.wire.http1 import HttpHandler, HttpRequest, HttpResponder
 
 TEXT_HEADERS = (
@@ -151,8 +151,8 @@ def _clean(path: str) -> str:
 
 def _host_refusal(host: str) -> str:
     return (
-        f"\nThis server does not know the host name {go_quote(host)}.\n\n"
+        f"\nThis server does not know the host name {quote(host)}.\n\n"
         "Requests without TLS are only answered for names in --host-whitelist, because a web page\n"
         "could otherwise reach this server through a name of its own (CVE-2018-5702). Use TLS, or\n"
-        f"start the server with --host-whitelist {go_quote(host)} added.\n"
+        f"start the server with --host-whitelist {quote(host)} added.\n"
     )

@@ -9,8 +9,8 @@ Limit. Text that is not UTF-8 is refused, where etcd keeps its bytes.
 import re
 from typing import Final
 
+from pyetcd.proto.gotext import quote
 from pyetcd.proto.v2request_pb2 import Request
-from pyetcd.server.config_values import go_quote
 from pyetcd.server.wire.http1 import HttpRequest
 from pyetcd.store import v2error
 from pyetcd.store.v2 import KEYS
@@ -47,7 +47,7 @@ def _read(data: bytes, form: Form) -> None:
 
 def _unescape(data: bytes) -> str:
     if bad := _BAD_ESCAPE.search(data):
-        cause = f"invalid URL escape {go_quote(bad.group().decode('latin-1'))}"
+        cause = f"invalid URL escape {quote(bad.group().decode('latin-1'))}"
         raise V2Error(v2error.INVALID_FORM, cause)
     plain = _ESCAPE.sub(lambda m: bytes((int(m[1], 16),)), data.replace(b"+", b" "))
     try:

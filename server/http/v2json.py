@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from pyetcd.server.http.gojson import quoted
+from pyetcd.proto.gotext import json_string
 from pyetcd.store.v2 import KEYS
 from pyetcd.store.v2error import MESSAGES, V2Error
 from pyetcd.store.v2event import PERMANENT, Event, View
@@ -11,7 +11,7 @@ from pyetcd.store.v2event import PERMANENT, Event, View
 
 def event_json(event: Event) -> str:
     """As clients see it: keys without the place they have in the tree."""
-    parts = [f'"action":{quoted(event.action)}', f'"node":{_node(event.node)}']
+    parts = [f'"action":{json_string(event.action)}', f'"node":{_node(event.node)}']
     if event.prev_node is not None:
         parts.append(f'"prevNode":{_node(event.prev_node)}')
     return "{" + ",".join(parts) + "}\n"
@@ -20,9 +20,9 @@ def event_json(event: Event) -> str:
 def _node(view: View) -> str:
     parts = []
     if key := view.key.removeprefix(KEYS):
-        parts.append(f'"key":{quoted(key)}')
+        parts.append(f'"key":{json_string(key)}')
     if view.value is not None:
-        parts.append(f'"value":{quoted(view.value)}')
+        parts.append(f'"value":{json_string(view.value)}')
     if view.is_dir:
         parts.append('"dir":true')
     if view.expiration_ns != PERMANENT:
@@ -40,8 +40,8 @@ def _node(view: View) -> str:
 
 def error_json(error: V2Error) -> str:
     cause = error.cause.removeprefix(KEYS)
-    shown = f'"cause":{quoted(cause)},' if cause else ""
-    message = quoted(MESSAGES[error.number])
+    shown = f'"cause":{json_string(cause)},' if cause else ""
+    message = json_string(MESSAGES[error.number])
     return f'{{"errorCode":{error.number},"message":{message},{shown}"index":{error.index}}}\n'
 
 
@@ -60,9 +60,9 @@ def dump(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return quoted(value)
+        return json_string(value)
     if isinstance(value, dict):
-        return "{" + ",".join(f"{quoted(k)}:{dump(v)}" for k, v in value.items()) + "}"
+        return "{" + ",".join(f"{json_string(k)}:{dump(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(dump, value)) + "]"
     return str(value)

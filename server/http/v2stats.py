@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from pyetcd.server.config_values import format_duration
+from pyetcd.proto.gotext import duration
 from pyetcd.server.http.v2base import JSON, HttpError, V2Base, allows, fail_http
 from pyetcd.server.http.v2json import dump, rfc3339
 from pyetcd.server.peer.activity import PeerCounters
@@ -71,7 +71,7 @@ class V2Stats:
             "startTime": rfc3339(self._started_ns),
             "leaderInfo": {
                 "leader": f"{leader:x}" if leader else "",
-                "uptime": format_duration(led_ns),
+                "uptime": duration(led_ns),
                 "startTime": rfc3339(self._base.now_ns - led_ns),
             },
             **self._traffic("recv", [link.appends_received for link in links]),

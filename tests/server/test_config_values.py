@@ -4,11 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyetcd.proto.gotext import duration, parse_duration_ns, quote
 from pyetcd.server.config_values import (
-    format_duration,
-    go_quote,
     parse_bool,
-    parse_duration_ns,
     parse_int,
     parse_uint,
     parse_url,
@@ -83,16 +81,16 @@ def test_not_a_duration(text: str, problem: str) -> None:
 
 @given(st.integers(-(2**62), 2**62))
 def test_durations_are_read_back(ns: int) -> None:
-    assert parse_duration_ns(format_duration(ns)) == ns
+    assert parse_duration_ns(duration(ns)) == ns
 
 
 def test_durations_as_go_writes_them() -> None:
-    shown = [format_duration(ns) for ns in (0, 1, 1100, 2_200_000, 10**9, 90 * 10**9, 7200 * 10**9)]
+    shown = [duration(ns) for ns in (0, 1, 1100, 2_200_000, 10**9, 90 * 10**9, 7200 * 10**9)]
     assert shown == ["0s", "1ns", "1.1µs", "2.2ms", "1s", "1m30s", "2h0m0s"]
 
 
 def test_quote() -> None:
-    assert go_quote('a"b\\\n\x00é\u200b') == r'"a\"b\\\n\x00é\u200b"'
+    assert quote('a"b\\\n\x00é\u200b') == r'"a\"b\\\n\x00é\u200b"'
 
 
 @pytest.mark.parametrize(
