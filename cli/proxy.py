@@ -233,7 +233,7 @@ def _tls(flags: FlagSet) -> TlsFiles | None:
         except BadAddress as mistake:
             raise Refused(f"listen tcp: {mistake}") from None
         years = flags.integer("self-signed-cert-validity")
-        cert, key = self_signed(folder, [host], years=years)
+        cert, key = self_signed(folder, [host or "localhost"], years=years)
     if not (cert or key or ca):
         return None
     if not (cert and key):

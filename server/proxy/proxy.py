@@ -34,7 +34,6 @@ from pyetcd.server.wire.grpc import Dispatcher
 from pyetcd.server.wire.limits import Limits
 
 GRACE_S = 2.0
-REQUEST_BYTES_MAX = 64 << 20  # of a client; --max-send-bytes is what the cluster is sent
 
 
 class Proxy:

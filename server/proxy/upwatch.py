@@ -16,6 +16,7 @@ stream is reset).
 
 import asyncio
 from collections import deque
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import grpc.aio
@@ -30,6 +31,9 @@ from pyetcd.server.wire.grpc import ServerStream
 WATCH: Final = "/etcdserverpb.Watch/Watch"
 OWN_STREAMS_MAX: Final = 256
 AGAIN_S: Final = 0.1
+PROGRESS_ID: Final = -1  # of the answer to a request for progress
+PROGRESS_S, PROGRESS_TRIES = 5.0, 3
+Progress = asyncio.Future[rpc.ResponseHeader]
 TAKE_S: Final = 5.0  # for a client that reads slowly; then others on its broadcast go on
 _PASSING: Final = (Code.UNAVAILABLE, Code.INTERNAL, Code.CANCELLED, Code.DEADLINE_EXCEEDED)
 
@@ -57,6 +61,30 @@ class UpWatch:
         for stream in streams:
             stream.task.cancel()
         await asyncio.gather(*(stream.task for stream in streams), return_exceptions=True)
+
+    async def progress(
+        self, watchers: Callable[[], Iterable[Watcher]]
+    ) -> rpc.ResponseHeader | None:
+        """A header whose revision all of these have heard of; None when the cluster does not say.
+
+        Each stream is asked. A watcher that has moved to another one meanwhile asks again there.
+        The answer is as good as the cluster's: before 3.5.8 etcd answers for watches that are still
+        catching up, too.
+        """
+        for _ in range(PROGRESS_TRIES):
+            riders = {one: one.broadcast for one in watchers() if one.broadcast is not None}
+            streams = {one.upstream for one in riders.values()}
+            if not streams:
+                return None
+            asked = [one.ask_progress() for one in streams if isinstance(one, _Stream)]
+            try:
+                async with asyncio.timeout(PROGRESS_S):
+                    headers = await asyncio.gather(*asked)
+            except TimeoutError:
+                return None
+            if all(one.broadcast is rides_on for one, rides_on in riders.items()):
+                return min(headers, key=lambda header: header.revision)
+        return None
 
     def _open(self, broadcast: Broadcast) -> None:
         token = broadcast.owner.token
@@ -105,6 +133,8 @@ class _Stream:
         self._by_id: dict[int, Broadcast] = {}
         self._ids: dict[Broadcast, int] = {}
         self._cancels: deque[int] = deque()
+        self._to_ask: list[Progress] = []  # of who wants to know the progress
+        self._asked: deque[list[Progress]] = deque()  # a request each
         self._wake = asyncio.Event()
         self.task = asyncio.get_running_loop().create_task(self._run())
 
@@ -127,6 +157,13 @@ class _Stream:
             self._wake.set()
         elif broadcast in self._waiting:
             self._waiting.remove(broadcast)
+
+    def ask_progress(self) -> "Progress":
+        """What the cluster says for this stream; cancelled when the stream breaks."""
+        answer: Progress = asyncio.get_running_loop().create_future()
+        self._to_ask.append(answer)
+        self._wake.set()
+        return answer
 
     # The stream
 
@@ -152,6 +189,10 @@ class _Stream:
         self._by_id.clear()
         self._ids.clear()
         self._cancels.clear()
+        for answer in (*self._to_ask, *(one for batch in self._asked for one in batch)):
+            answer.cancel()
+        self._to_ask.clear()
+        self._asked.clear()
         return broadcasts
 
     async def _serve(self) -> EtcdError | None:
@@ -184,6 +225,11 @@ class _Stream:
                     cancel = rpc.WatchCancelRequest(watch_id=self._cancels.popleft())
                     request = rpc.WatchRequest(cancel_request=cancel)
                     await call.write(request.SerializeToString())
+                if self._to_ask and self._creating is None and not self._waiting:
+                    self._asked.append(self._to_ask)
+                    self._to_ask = []
+                    asked = rpc.WatchRequest(progress_request=rpc.WatchProgressRequest())
+                    await call.write(asked.SerializeToString())
                 if self._waiting and self._creating is None:
                     self._creating = self._waiting.popleft()
                     await call.write(self._create_request(self._creating))
@@ -222,7 +268,9 @@ class _Stream:
         else:
             found = self._by_id.get(response.watch_id)
             if found is None:
-                return  # given up meanwhile
+                if response.watch_id == PROGRESS_ID and not response.canceled:
+                    self._answer_progress(response.header)
+                return  # or given up meanwhile
             broadcast = found
             if response.canceled:
                 del self._by_id[response.watch_id], self._ids[broadcast]
@@ -230,6 +278,15 @@ class _Stream:
         hub.received(broadcast, response)
         if self.is_own:
             await self._wait_for_clients(broadcast)
+
+    def _answer_progress(self, header: rpc.ResponseHeader) -> None:
+        """The cluster answers in order, but may leave a request without an answer."""
+        while self._asked:
+            waiting = [one for one in self._asked.popleft() if not one.done()]
+            for answer in waiting:
+                answer.set_result(header)
+            if waiting:
+                return
 
     async def _wait_for_clients(self, broadcast: Broadcast) -> None:
         for watcher in list(broadcast.watchers):

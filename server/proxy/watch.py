@@ -2,20 +2,20 @@
 
 Rules, as etcd's proxy: whether the client may read the keys is asked of the cluster, in the
 client's name, before its watch rides on another's; a refusal is an answer with the id -1. Beyond
-it: ids that the client chooses, as a member takes them. Requests for progress are not answered, as
-there.
+it: ids that the client chooses, as a member takes them, and answers to requests for progress, once
+every stream to the cluster that feeds the client has answered.
 """
 
+import asyncio
 from typing import Final
 
 from pyetcd.proto import rpc_pb2 as rpc
 from pyetcd.proto.errors import EtcdError
 from pyetcd.proto.keys import FROM_KEY
-from pyetcd.server.logs import get
 from pyetcd.server.proxy.broadcast import Watcher
 from pyetcd.server.proxy.calls import metadata_of, token_of
 from pyetcd.server.proxy.leader import LeaderWatch
-from pyetcd.server.proxy.upwatch import StreamWatcher, UpWatch
+from pyetcd.server.proxy.upwatch import PROGRESS_ID, StreamWatcher, UpWatch
 from pyetcd.server.wire.grpc import ServerStream
 
 WATCHERS_MAX: Final = 10_000  # of one client stream; one more is refused
@@ -49,7 +49,7 @@ class _Session:
         self._token = token_of(stream)
         self._watchers: dict[int, Watcher] = {}
         self._next_id = 0
-        self._log = get("watch")
+        self._progress: asyncio.Task[None] | None = None
 
     async def take(self, request: rpc.WatchRequest) -> None:
         kind = request.WhichOneof("request_union")
@@ -57,11 +57,13 @@ class _Session:
             await self._create(request.create_request)
         elif kind == "cancel_request":
             self._cancel(request.cancel_request.watch_id)
-        elif kind is not None:
-            self._log.error("not supported request type by gRPC proxy", request=kind)
+        elif kind == "progress_request":
+            self._ask_progress()
         await self._stream.drain()
 
     def close(self) -> None:
+        if self._progress is not None:
+            self._progress.cancel()
         for watcher in self._watchers.values():
             self._upwatch.hub.remove(watcher)
         self._watchers.clear()
@@ -93,6 +95,17 @@ class _Session:
         watcher.stream = self._stream
         self._watchers[watcher.id] = watcher
         self._upwatch.hub.add(watcher)
+
+    def _ask_progress(self) -> None:
+        """One question at a time; who asks again meanwhile has the same answer."""
+        if self._progress is None or self._progress.done():
+            self._progress = asyncio.get_running_loop().create_task(self._tell_progress())
+
+    async def _tell_progress(self) -> None:
+        header = await self._upwatch.progress(lambda: list(self._watchers.values()))
+        if header is not None:
+            response = rpc.WatchResponse(header=header, watch_id=PROGRESS_ID)
+            self._stream.send(response.SerializeToString())
 
     def _new_id(self) -> int:
         while self._next_id in self._watchers:

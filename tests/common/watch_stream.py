@@ -1,6 +1,6 @@
 """A watch stream of a client that has asked for some watches and only listens."""
 
-import threading
+import queue
 from collections.abc import Iterator
 
 import grpc
@@ -12,11 +12,12 @@ class Stream:
     def __init__(
         self,
         channel: grpc.Channel,
-        *creates: rpc.WatchCreateRequest,
+        *asked: rpc.WatchCreateRequest | rpc.WatchProgressRequest,
         metadata: tuple[tuple[str, str], ...] = (),
     ) -> None:
-        self._requests = [rpc.WatchRequest(create_request=one) for one in creates]
-        self._over = threading.Event()
+        self._requests: queue.SimpleQueue[rpc.WatchRequest | None] = queue.SimpleQueue()
+        for one in asked:
+            self.ask(one)
         open_stream = channel.stream_stream(
             "/etcdserverpb.Watch/Watch",
             lambda message: message.SerializeToString(),
@@ -25,8 +26,15 @@ class Stream:
         self._answers = open_stream(self._send(), metadata=metadata)
 
     def _send(self) -> Iterator[rpc.WatchRequest]:
-        yield from self._requests
-        self._over.wait()  # the end of this is the end of the stream
+        """The end of this is the end of the stream."""
+        while (request := self._requests.get()) is not None:
+            yield request
+
+    def ask(self, request: rpc.WatchCreateRequest | rpc.WatchProgressRequest) -> None:
+        if isinstance(request, rpc.WatchCreateRequest):
+            self._requests.put(rpc.WatchRequest(create_request=request))
+        else:
+            self._requests.put(rpc.WatchRequest(progress_request=request))
 
     def next(self) -> rpc.WatchResponse:
         answer = next(self._answers)
@@ -34,5 +42,5 @@ class Stream:
         return answer
 
     def close(self) -> None:
-        self._over.set()
+        self._requests.put(None)
         self._answers.cancel()
