@@ -278,7 +278,7 @@ def test_one_endpoint_of_many_is_enough(pairs: list[Pair]) -> None:
             assert out or front
 
 
-BANNED = ("pyetcd.raft", "pyetcd.store", "pyetcd.server", "pyetcd.proto", "grpc", "google", "apsw")
+BANNED = ("pyetcd.raft", "pyetcd.store", "pyetcd.server", "grpc", "google", "apsw")
 BANNED += ("typer", "click", "rich", "asyncio", "pyetcd.cli.ctl.")
 
 
