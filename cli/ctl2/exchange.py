@@ -31,6 +31,7 @@ from pyetcd.cli.ctl2.trust import Trust
 DIAL_TIMEOUT_S: Final = 30.0
 HANDSHAKE_TIMEOUT_S: Final = 10.0
 KEEPALIVE_S: Final = 30
+PORT_MAX: Final = 65535
 _PROXIES: Final = ("http_proxy", "https_proxy")
 
 
@@ -254,6 +255,8 @@ def _dial_unix(path: str) -> socket.socket:
 
 def _dial_tcp(host: str, port: int, timeout_s: float) -> socket.socket:
     """Tries all addresses of a name in turn; the failure is that of the first."""
+    if port > PORT_MAX:
+        raise Failure(f"dial tcp: address {port}: invalid port", connection=True)
     try:
         rows = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):

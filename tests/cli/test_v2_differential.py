@@ -183,6 +183,9 @@ auth disable x
 --endpoints='http://a b' get a
 --endpoints=localhost:1 get a
 --endpoints=ftp://127.0.0.1:1 get a
+--endpoints=http://127.0.0.1:99999 get a
+--endpoints=http://127.0.0.1:99999 --no-sync mk a b
+--endpoints=http://[::1]:1 get a
 --endpoints=/x get a
 --endpoints=/x mk a b
 --endpoints=unix://127.0.0.1:1 get a
@@ -275,6 +278,19 @@ set /a -- -2
 set /a ''
 get /a
 set /a/b x
+set %41 1
+get A
+get %41
+set 'key?x=1#f' 1
+get 'key?x=1#f'
+set '/*' 1
+set '/x/../y' 1
+get /y/
+user get ../x
+member remove ''
+--endpoints='{ep}?x=y' --no-sync get %41
+--endpoints='{ep}#f' --no-sync get %41
+--total-timeout=2000000h get %41
 set --ttl 100 /t v
 -o json get /t
 -o extended get /t
