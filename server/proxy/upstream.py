@@ -205,11 +205,10 @@ class Upstream:
         if loop.time() - peer.reason_at_s > 1.0:
             peer.reason_at_s = loop.time()
             peer.reason = await reason_of(peer.place)
-        text = "latest balancer error: no connection is ready"
+        error = "connection closed"  # by who is no etcd, or wants TLS
         if peer.reason:
             error = f'connection error: desc = "transport: {peer.reason}"'
-            text = f"last connection error: {error}"
-        return RpcError(Code.UNAVAILABLE, text)
+        return RpcError(Code.UNAVAILABLE, f"last connection error: {error}")
 
     # Connections
 

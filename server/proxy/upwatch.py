@@ -16,7 +16,7 @@ stream is reset).
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import grpc.aio
@@ -31,6 +31,7 @@ from pyetcd.server.wire.grpc import ServerStream
 WATCH: Final = "/etcdserverpb.Watch/Watch"
 OWN_STREAMS_MAX: Final = 256
 AGAIN_S: Final = 0.1
+PART_BYTES: Final = 1 << 20
 PROGRESS_ID: Final = -1  # of the answer to a request for progress
 PROGRESS_S, PROGRESS_TRIES = 5.0, 3
 Progress = asyncio.Future[rpc.ResponseHeader]
@@ -275,9 +276,12 @@ class _Stream:
             if response.canceled:
                 del self._by_id[response.watch_id], self._ids[broadcast]
         self._host.namespace.strip_events(response)
-        hub.received(broadcast, response)
-        if self.is_own:
-            await self._wait_for_clients(broadcast)
+        for part in parts(response):
+            hub.received(broadcast, part)
+            if self.is_own:
+                await self._wait_for_clients(broadcast)
+            if broadcast not in self._ids:
+                return  # its watchers have moved on, or are gone
 
     def _answer_progress(self, header: rpc.ResponseHeader) -> None:
         """The cluster answers in order, but may leave a request without an answer."""
@@ -296,3 +300,22 @@ class _Stream:
                         await watcher.stream.drain()
                 except TimeoutError:
                     pass
+
+
+def parts(response: rpc.WatchResponse) -> Iterator[rpc.WatchResponse]:
+    """A long answer in several, between revisions: one message of a watch that catches up may hold
+    a thousand of them, more than a client's connection may."""
+    if len(response.events) < 2 or response.ByteSize() <= PART_BYTES:
+        yield response
+        return
+    part = rpc.WatchResponse(header=response.header)
+    size, revision = 0, 0
+    for event in response.events:
+        if size > PART_BYTES and event.kv.mod_revision != revision:
+            yield part
+            part = rpc.WatchResponse(header=response.header)
+            size = 0
+        part.events.append(event)
+        size += event.ByteSize()
+        revision = event.kv.mod_revision
+    yield part
