@@ -194,8 +194,8 @@ def finished_before_compacted() -> list[Patch]:
     """The finished mark is written with the first slice: a crash leaves the rest for ever."""
     real = compact.CompactionJob.step
 
-    def step(self: Any) -> bool:
-        more = bool(real(self))
+    def step(self: Any, rows_max: int | None = None) -> bool:
+        more = bool(real(self, rows_max))
         if more and self._target != self._finished:
             self._keyspace.backend.meta_put("compact_finished", self._target)
         return more
