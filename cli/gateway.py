@@ -55,16 +55,15 @@ def _start(flags: FlagSet) -> int:
         endpoints = _endpoints(flags)
         listener = _listener(flags.text("listen-addr"), endpoints)
     except Refused as refused:
-        logs.flush()
+        logs.close()
         sys.stdout.write(str(refused))
         sys.stdout.flush()
         return 1
     except (LookupFailure, BadAddress) as refused:
-        logs.flush()
+        logs.close()
         sys.stderr.write(f"{refused}\n")
+        sys.stderr.flush()
         return 1
-    finally:
-        logs.flush()
     picker = Picker(endpoints, random.SystemRandom().randrange)
     delay_s = flags.integer("retry-delay") / 1e9 or MONITOR_S
     gateway = Gateway(picker, retry_delay_s=max(delay_s, 0.001))

@@ -122,9 +122,13 @@ def _start(flags: FlagSet) -> int:
         logs.configure("debug" if flags.boolean("debug") else "info", ["stderr"])
         settings = _settings(flags)
         listener = addresses.listen(settings.listen_addr)
-        metrics, is_secure = _metrics(settings)
+        try:
+            metrics, is_secure = _metrics(settings)
+        except BaseException:
+            listener.close()
+            raise
     except (Refused, BadAddress, LookupFailure, TlsError) as refused:
-        logs.flush()
+        logs.close()
         sys.stderr.write(f"{refused}\n")
         sys.stderr.flush()
         return 1
@@ -158,7 +162,7 @@ def _run(
     try:
         return serve(start, stop)
     except TlsError as refused:
-        logs.flush()
+        logs.close()
         sys.stderr.write(f"{refused}\n")
         return 1
 

@@ -1,60 +1,33 @@
-"""Calls to a cluster that is not there."""
+"""Calls through a proxy whose cluster is not there."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from typing import Any
 
-import pytest
-import uvloop
+import grpc
 from ports import free_port
 
-from pyetcd.proto.errors import Code, EtcdError
-from pyetcd.server.proxy import upstream
-from pyetcd.server.proxy.settings import Settings
-from pyetcd.server.proxy.upstream import Upstream
 
-RANGE = "/etcdserverpb.KV/Range"
-
-
-def refusal(call: Callable[[Upstream], Awaitable[object]], endpoint: str, **more: int) -> EtcdError:
-    async def play() -> EtcdError:
-        made = Upstream(Settings(endpoints=(endpoint,), **more))  # type: ignore[arg-type]
-        await made.start()
-        try:
-            with pytest.raises(EtcdError) as caught:
-                await call(made)
-        finally:
-            await made.stop()
-        return caught.value
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(play())
-
-
-def words(endpoint: str) -> str:
+def test_who_waits_and_what_is_said(
+    machine: Any, front: Callable[..., Any], wait_until: Callable[..., None]
+) -> None:
+    endpoint = f"127.0.0.1:{free_port()}"
+    proxy = front("pyetcd", endpoint, "--max-send-bytes=10", waits=False)
     dialing = f"Error while dialing dial tcp {endpoint}: connect: connection refused"
-    return f'last connection error: connection error: desc = "transport: {dialing}"'
+    absent = f'last connection error: connection error: desc = "transport: {dialing}"'
+    with grpc.insecure_channel(proxy.endpoint) as channel:
 
+        def answer(method: str, request: bytes, timeout_s: float) -> tuple[str, str]:
+            call = channel.unary_unary(f"/etcdserverpb.{method}")
+            try:
+                call(request, timeout=timeout_s, wait_for_ready=True)
+            except grpc.RpcError as failure:
+                assert isinstance(failure, grpc.Call)
+                return failure.code().name, failure.details() or ""
+            return "OK", ""
 
-def test_a_call_waits_and_is_told_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upstream, "WAIT_S", 0.3)
-    endpoint = f"127.0.0.1:{free_port()}"
-    failure = refusal(lambda up: up.unary(RANGE, b"", ()), endpoint)
-    assert (failure.code, failure.text) == (Code.UNAVAILABLE, words(endpoint))
-
-
-def test_one_that_does_not_wait() -> None:
-    endpoint = f"127.0.0.1:{free_port()}"
-    failure = refusal(lambda up: up.unary(RANGE, b"", (), waits=False), f"http://{endpoint}")
-    assert (failure.code, failure.text) == (Code.UNAVAILABLE, words(endpoint))
-
-
-def test_its_own_deadline() -> None:
-    endpoint = f"127.0.0.1:{free_port()}"
-    failure = refusal(lambda up: up.unary(RANGE, b"", (), timeout_s=0.1), endpoint)
-    assert (failure.code, failure.text) == (Code.DEADLINE_EXCEEDED, "context deadline exceeded")
-
-
-def test_what_is_too_large() -> None:
-    call = refusal(lambda up: up.unary(RANGE, bytes(11), ()), "127.0.0.1:1", send_bytes_max=10)
-    text = "trying to send message larger than max (11 vs. 10)"
-    assert (call.code, call.text) == (Code.RESOURCE_EXHAUSTED, text)
+        assert answer("Maintenance/Status", b"", 20) == ("UNAVAILABLE", absent)  # at once
+        assert answer("KV/Put", b"\n\x01k", 20) == ("UNAVAILABLE", absent)  # after a wait
+        assert answer("KV/Put", b"\n\x01k", 0.1)[0] == "DEADLINE_EXCEEDED"
+        large = "trying to send message larger than max (12 vs. 10)"
+        assert answer("KV/Put", b"\n\x0akkkkkkkkkk", 20) == ("RESOURCE_EXHAUSTED", large)
+    assert "Traceback" not in proxy.log
