@@ -46,8 +46,8 @@ from pyetcd.cli.h2_frames import (
     WINDOW_MAX,
     WINDOW_UPDATE,
     frame,
-    literal,
 )
+from pyetcd.cli.h2_headers import literal
 
 TABLE_BYTES = 4096  # of the peer's table for our headers, unless it says otherwise
 _PLACE = 62  # of the newest entry of that table

@@ -41,8 +41,8 @@ from pyetcd.cli.h2_frames import (
     WINDOW_MAX,
     WINDOW_UPDATE,
     frame,
-    literal,
 )
+from pyetcd.cli.h2_headers import literal, read_block
 
 if TYPE_CHECKING:
     import ssl
@@ -62,16 +62,6 @@ _RESET_CODES = {_REFUSED_STREAM: UNAVAILABLE, _CANCEL: CANCELLED, 3: INTERNAL}
 _RESET_CODES |= {11: RESOURCE_EXHAUSTED, 12: PERMISSION_DENIED}
 _HTTP_CODES = {400: INTERNAL, 401: UNAUTHENTICATED, 403: PERMISSION_DENIED, 404: UNIMPLEMENTED}
 _HTTP_CODES |= dict.fromkeys((429, 502, 503, 504), UNAVAILABLE)
-
-# Huffman-coded (RFC 7541, 5.2) as most peers send them.
-_STATUS, _MESSAGE = b"grpc-status", b"grpc-message"
-_CODED = {
-    bytes.fromhex("9acac8b21234da8f"): _STATUS,
-    bytes.fromhex("9acac8b5254207317f"): _MESSAGE,
-    b"\x07": b"0",
-}
-_STATIC_STATUS = {8: 200, 9: 204, 10: 206, 11: 304, 12: 400, 13: 404, 14: 500}
-_STATIC_MAX, _STATUS_FIRST, _STATUS_LAST = 61, 8, 14  # of RFC 7541's static table
 
 
 class NotReady(Exception):
@@ -341,10 +331,11 @@ class _Call:
         fields = self._fields
         status = fields.get(b"grpc-status")
         if status is None:
-            code = int(fields.get(b":status", b"200"))
-            if code != 200:
-                text = f"unexpected HTTP status code received from server: {code}"
-                raise Failed(_HTTP_CODES.get(code, UNKNOWN), text)
+            http = fields.get(b":status", b"200")
+            if http != b"200":
+                shown = http.decode("ascii", "replace")
+                text = f"unexpected HTTP status code received from server: {shown}"
+                raise Failed(_HTTP_CODES.get(int(http) if http.isdigit() else 0, UNKNOWN), text)
             raise Failed(INTERNAL, "server closed the stream without sending trailers")
         if status != b"0":
             code = int(status) if status.isdigit() else UNKNOWN
@@ -396,7 +387,10 @@ class _Call:
         if len(self._block) > HEADER_BYTES_MAX:
             raise Lost("header list too large")
         if flags & END_HEADERS:
-            self._fields |= read_block(self._block)
+            try:
+                self._fields |= read_block(self._block)
+            except ValueError as failure:
+                raise Lost(str(failure)) from None
             self._is_over = bool(self._block_flags & END_STREAM)
 
     def _take_reset(self, code: int) -> None:
@@ -407,71 +401,6 @@ class _Call:
             return
         text = f"stream terminated by RST_STREAM with error code: {code}"
         raise Failed(_RESET_CODES.get(code, INTERNAL), text)
-
-
-def read_block(block: bytes) -> dict[bytes, bytes]:
-    """Of a header block: `:status`, `grpc-status` and `grpc-message`. Raises Lost."""
-    found: dict[bytes, bytes] = {}
-    at = 0
-    try:
-        while at < len(block):
-            first = block[at]
-            if first & 0x80:
-                index, at = _integer(block, at, 7)
-                if _STATUS_FIRST <= index <= _STATUS_LAST:
-                    found[b":status"] = b"%d" % _STATIC_STATUS[index]
-                elif not 0 < index <= _STATIC_MAX:
-                    raise Lost("a header of a table that we have not")
-                continue
-            if first & 0xE0 == 0x20:
-                _, at = _integer(block, at, 5)
-                continue
-            index, at = _integer(block, at, 6 if first & 0x40 else 4)
-            name: bytes | None = b":status" if _STATUS_FIRST <= index <= _STATUS_LAST else None
-            if not index:
-                raw, is_coded, at = _literal(block, at)
-                name = _CODED.get(raw) if is_coded else raw
-            raw, is_coded, at = _literal(block, at)
-            if name in (b":status", _STATUS, _MESSAGE):
-                found[name] = _decoded(raw) if is_coded else raw
-    except IndexError:
-        raise Lost("a header block that ends too early") from None
-    return found
-
-
-def _integer(block: bytes, at: int, bits: int) -> tuple[int, int]:
-    mask = (1 << bits) - 1
-    value, at = block[at] & mask, at + 1
-    if value < mask:
-        return value, at
-    shift = 0
-    while True:
-        more, at = block[at], at + 1
-        value += (more & 0x7F) << shift
-        shift += 7
-        if not more & 0x80:
-            return value, at
-
-
-def _literal(block: bytes, at: int) -> tuple[bytes, bool, int]:
-    is_coded = bool(block[at] & 0x80)
-    length, at = _integer(block, at, 7)
-    if at + length > len(block):
-        raise IndexError
-    return block[at : at + length], is_coded, at + length
-
-
-def _decoded(raw: bytes) -> bytes:
-    known = _CODED.get(raw)
-    if known is not None:
-        return known
-    from hpack.exceptions import HPACKDecodingError
-    from hpack.huffman_table import decode_huffman
-
-    try:
-        return bytes(decode_huffman(raw))
-    except HPACKDecodingError as failure:
-        raise Lost(str(failure)) from None
 
 
 def _message(raw: bytes) -> str:

@@ -1,4 +1,4 @@
-"""HTTP/2 frames as the clients make them (RFC 9113, 4 to 6), and the strings of their headers."""
+"""HTTP/2 frames as the clients make them (RFC 9113, 4 to 6)."""
 
 import struct
 
@@ -17,16 +17,3 @@ def frame(kind: int, flags: int, stream_id: int, payload: bytes) -> bytes:
     """One frame."""
     length = len(payload)
     return FRAME.pack(length >> 8, length & 255, kind, flags, stream_id) + payload
-
-
-def literal(raw: bytes) -> bytes:
-    """A string of a header block, without Huffman coding (RFC 7541, 5.2)."""
-    size = len(raw)
-    if size < 127:
-        return bytes((size,)) + raw
-    out, size = bytearray(b"\x7f"), size - 127
-    while size >= 128:
-        out.append(size & 0x7F | 0x80)
-        size >>= 7
-    out.append(size)
-    return bytes(out) + raw

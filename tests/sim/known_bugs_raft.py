@@ -65,7 +65,8 @@ def own_answer_of_an_older_term_counted() -> list[Patch]:
 
     def advance(self: Any, ready: Any) -> None:
         for message in self._own_acks:
-            message.term = self.raft.term
+            if message.type is MsgType.APP_RESP:
+                message.term = self.raft.term
         real(self, ready)
 
     return [(rawnode.RawNode, "advance", advance)]
