@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -68,6 +69,7 @@ def judge(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ju
     finally:
         server.terminate()
         server.wait()
+        shutil.rmtree(folder)
 
 
 def quiet(for_s: float = 0.4) -> Enough:

@@ -12,11 +12,9 @@ its code and its text.
 import itertools
 import os
 import queue
-import shutil
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -190,8 +188,7 @@ class Side:
 @pytest.fixture(scope="session")
 def shared_sides(machine_type: Any, tmp_path_factory: Any) -> Iterator[dict[str, Side]]:
     """Started at the first test that asks, ended with the session."""
-    folder: Path = tmp_path_factory.mktemp("facts")
-    machine = machine_type(folder)
+    machine = machine_type(tmp_path_factory.mktemp("facts"))
     programs = ("etcd", "pyetcd")
     try:
         started = {each: machine.cluster(1, program=each)[0] for each in programs}
@@ -200,7 +197,6 @@ def shared_sides(machine_type: Any, tmp_path_factory: Any) -> Iterator[dict[str,
         }
     finally:
         machine.close()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _side(machine: Any, program: str, process: Any) -> Side:
@@ -236,8 +232,7 @@ def side(
 @pytest.fixture(scope="session")
 def special_sides(machine_type: Any, tmp_path_factory: Any) -> Iterator[Callable[..., Side]]:
     """Servers in a state of their own, each made at the first test that asks for it."""
-    folder: Path = tmp_path_factory.mktemp("facts-special")
-    machine = machine_type(folder)
+    machine = machine_type(tmp_path_factory.mktemp("facts-special"))
     made: dict[tuple[str, str], Side] = {}
 
     def get(kind: str, program: str) -> Side:
@@ -252,7 +247,6 @@ def special_sides(machine_type: Any, tmp_path_factory: Any) -> Iterator[Callable
         for side in made.values():
             side.close()
         machine.close()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The real etcd as the judge of configuration and HTTP answers."""
 
 import json
+import shutil
 import subprocess
 import time
 import urllib.error
@@ -86,6 +87,7 @@ def real_etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealEtcd]:
     finally:
         process.kill()
         process.wait()
+        shutil.rmtree(folder)
 
 
 def _wait_healthy(port: int) -> None:
