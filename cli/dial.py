@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PORT_MAX = 65535
 SEND_BYTES_MAX = 2 * 1024 * 1024  # clientv3: defaultMaxCallSendMsgSize
+LOOKUP_S = 0.25  # for a name; who is slower is grpc's to wait for
 LISTEN_S = 0.2  # for who hangs up on HTTP/2 to do so
 KEEPALIVE_MIN_NS = 10 * 10**9  # grpc-go raises a shorter --keepalive-time to this
 
@@ -114,11 +115,14 @@ def open_directly(endpoint: str, settings: Settings) -> "Direct | None":
     way = route(endpoint, settings)
     if way is None:
         return None
+    address: Address | None = way.address
     if isinstance(way.address, str):
         if way.is_secure:
             return None
     elif not _is_number(way.host):
-        return None  # asking for a name may take longer than the command's time
+        address = _looked_up(*way.address)
+    if address is None:
+        return None
     context = None
     if way.is_secure:
         try:
@@ -128,7 +132,7 @@ def open_directly(endpoint: str, settings: Settings) -> "Direct | None":
     from pyetcd.cli.direct import connect
 
     return connect(
-        way.address,
+        address,
         way.authority,
         trust=None if context is None else (context, way.host),
         keepalive_s=settings.keepalive_ms / 1000,
@@ -182,6 +186,24 @@ def _is_number(host: str) -> bool:
         with contextlib.suppress(OSError):
             return bool(socket.inet_pton(family, host))
     return False
+
+
+def _looked_up(name: str, port: int) -> "Address | None":
+    """Where a name leads to, if that is known at once: asking for it may take longer than all of
+    the command, and cannot be stopped."""
+    import queue
+    import threading
+
+    found: queue.SimpleQueue[list[tuple[str, int]]] = queue.SimpleQueue()
+
+    def look() -> None:
+        found.put(_addresses(f"{name}:{port}"))
+
+    threading.Thread(target=look, daemon=True).start()
+    try:
+        return next(iter(found.get(timeout=LOOKUP_S)), None)
+    except queue.Empty:
+        return None
 
 
 def open_channel(endpoints: Sequence[str], settings: Settings) -> "grpc.Channel | None":

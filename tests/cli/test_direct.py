@@ -14,7 +14,7 @@ import h2.events
 import pytest
 from hpack import Encoder
 
-from pyetcd.cli import direct
+from pyetcd.cli import dial, direct
 from pyetcd.cli.direct import Direct, Failed, Lost, NotReady, Overdue
 from pyetcd.cli.h2_frames import CONTINUATION, END_HEADERS, END_STREAM, HEADERS, PING, frame
 from pyetcd.cli.h2_headers import read_block
@@ -76,6 +76,12 @@ class Server:
         self.listener.close()
         self.thread.join(5)
         assert not self.thread.is_alive()
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other side is a thread, on a machine that may be busy."""
+    monkeypatch.setattr(direct, "OPEN_S", 30.0)
 
 
 @pytest.fixture
@@ -312,6 +318,33 @@ def test_no_http2(said):
         address = listener.getsockname()
         assert direct.connect(address, "x", keepalive_s=10, patience_s=10) is None
         thread.join()
+
+
+def test_an_endpoint_with_a_name(monkeypatch):
+    server = Server(answer_with(b"answer"))
+    real, hung = socket.getaddrinfo, threading.Event()
+
+    def look(host, *rest, **more):
+        if host == "slow.test":
+            hung.wait()
+        if host.endswith(".test") and host != "member.test":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return real("127.0.0.1" if host == "member.test" else host, *rest, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look)
+    monkeypatch.setattr(dial, "LOOKUP_S", 30.0)
+    settings = dial.Settings([], 1.0, 10_000, 10_000)
+    port = server.address[1]
+    made = dial.open_directly(f"http://member.test:{port}", settings)
+    assert made is not None
+    assert call(made) == b"answer"
+    assert call(made) == b"answer"
+    made.close()
+    server.close()
+    assert dial.open_directly(f"unknown.test:{port}", settings) is None
+    monkeypatch.setattr(dial, "LOOKUP_S", 0.01)
+    assert dial.open_directly(f"slow.test:{port}", settings) is None
+    hung.set()
 
 
 @pytest.mark.parametrize(
