@@ -280,7 +280,7 @@ class Core:
         """The handlers of the v2 API, for a member that serves it."""
         base = self.v2_base = V2Base(
             self.machine.v2,
-            proposer=self.proposer,
+            proposer=self.services.proposer,
             raft=self.node,
             cluster_id=self.cluster_id,
             wall_s=self._wall_s,
@@ -354,7 +354,7 @@ class Services:
         tuning, machine, facts = core.tuning, core.machine, core.facts
         node = core.node
         headers = Headers(core.cluster_id, core.id, node, lambda: machine.revision)
-        proposer = around.proposing(core.proposer)
+        self.proposer = proposer = around.proposing(core.proposer)
         post: Post = around.post
         access = core.access
         self.kv = KvApi(

@@ -7,6 +7,7 @@ last events, the check and the seed; the exit status is then 1. The same seed gi
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from sim.checkers import RaftChecker
 from sim.known_bugs import BUGS
 from sim.runner import Outcome, Task, first_found, outcomes
 from sim.settings import BadSetting
+from sim.shape import KINDS, has
 from sim.shrink import shrink
 
 from pyetcd.server import logs
@@ -26,6 +28,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python tests/sim", description=__doc__)
     parser.add_argument("seed", type=int, nargs="?")
     parser.add_argument("--seeds", help="a range, as in 1-1000")
+    parser.add_argument(
+        "--only", metavar="KINDS",
+        help="of the seeds only those with users (auth) or v2 keys (v2), as in auth,v2",
+    )  # fmt: skip
     parser.add_argument("--jobs", type=int, default=1, help="so many processes")
     parser.add_argument("--seconds", type=float, default=0.0, help="begin no seed after that")
     parser.add_argument("--keep-going", action="store_true", help="after a broken seed, too")
@@ -42,6 +48,7 @@ def main() -> int:
         "--reference", action="store_true", help="judge each step by raft/invariants.py, too"
     )
     options = parser.parse_args()
+    seeds: Sequence[int]
     if options.seeds:
         first, _, last = options.seeds.partition("-")
         seeds = range(int(first), int(last or first) + 1)
@@ -51,6 +58,11 @@ def main() -> int:
         seeds = range(options.shrink, options.shrink + 1)
     else:
         parser.error("a seed, or --seeds A-B, or --shrink SEED")
+    if options.only:
+        kinds = options.only.split(",")
+        if not set(kinds) <= set(KINDS):
+            parser.error(f"--only takes {', '.join(KINDS)}")
+        seeds = [seed for seed in seeds if any(has(kind, seed) for kind in kinds)]
     logs.set_level("error")
     RaftChecker.reference = options.reference
     task = Task(tuple(options.settings), options.bug, options.last, options.log)
@@ -64,7 +76,7 @@ def main() -> int:
         parser.error(str(error))
 
 
-def _run(seeds: range, task: Task, options: argparse.Namespace) -> int:
+def _run(seeds: Sequence[int], task: Task, options: argparse.Namespace) -> int:
     broken: list[int] = []
     began_s, count, cpu_s = time.monotonic(), 0, 0.0
     virtual_s, answers, faults, entries, starts = 0.0, 0, 0, 0, 0
@@ -100,7 +112,7 @@ def _show_broken(outcome: Outcome, has_log: bool) -> None:
     print(f"seed {outcome.seed}: BROKEN, {outcome.broken}", flush=True)
 
 
-def _find(seeds: range, task: Task, options: argparse.Namespace) -> int:
+def _find(seeds: Sequence[int], task: Task, options: argparse.Namespace) -> int:
     """One line for each known bug: by which seed it was found first, and by which check. A seed
     that breaks without the bug, too, has found something else."""
     missed = 0

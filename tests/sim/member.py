@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from sim.clock import Clock, MemberLoop, Timer
 from sim.disk import Disk, close_all
+from sim.handlers import v2_of
 from sim.network import Network
 
 from pyetcd.proto.errors import EtcdError
@@ -27,6 +28,7 @@ from pyetcd.server.forced import go_on_alone
 from pyetcd.server.machine import StateMachine
 from pyetcd.server.member import REMOVED_STOP_S
 from pyetcd.server.membership import Membership
+from pyetcd.server.passwords import COST_MIN
 from pyetcd.server.prepare import INFLIGHT_BYTES_MAX, UNCOMMITTED_BYTES_MAX
 from pyetcd.server.propose import Proposer
 from pyetcd.store.lockfile import LockFile
@@ -56,6 +58,8 @@ class Shape(Protocol):
     job_s: tuple[float, float]
     quota_bytes: int
     drift: float
+    auth: bool
+    v2: bool
 
 
 class World(Protocol):
@@ -215,6 +219,10 @@ class Process:
         services = core.services
         self.kv, self.lease, self.cluster = services.kv, services.lease, services.cluster
         self.watch, self.maintenance = services.watch, services.maintenance
+        self.auth_handlers = services.auth.handlers()
+        self.tokens_since = self.machine.applied_index  # no token is older
+        if shape.v2:
+            self.http = v2_of(core)
 
     def start(self, known_peers: Sequence[Peer]) -> None:
         self.core.meet(known_peers)
@@ -346,6 +354,8 @@ def tuning(shape: Shape) -> Tuning:
         txn_ops_max=128,
         progress_interval_s=2.0,
         strict_reconfig_check=True,
+        bcrypt_cost=COST_MIN,
+        client_cert_auth=shape.auth,
     )
 
 

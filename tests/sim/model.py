@@ -1,11 +1,16 @@
 """What etcd promises, in the dumbest way: a dict, a list of versions per key, a list of events.
 
 The model applies the committed log once, in order; members, clients and watchers are compared with
-it. It shares no code with the store. Only what the workload sends is known here.
+it. It shares no code with the store. Only what the workload sends is known here. Users and the v2
+store have models of their own (auth_model.py, v2_model.py), which are parts of this one.
 """
 
+import re
 from bisect import bisect_right
 from typing import Any, NamedTuple
+
+from sim.auth_model import AuthModel, result_of_auth
+from sim.v2_model import V2Model, result_of_event
 
 PUT, DELETE = 0, 1
 ACTIVATE, DEACTIVATE, NOSPACE = 1, 2, 1
@@ -45,11 +50,35 @@ class Model:
         self.events: dict[int, list[Event]] = {}
         self.leases: dict[int, int] = {}
         self.nospace: dict[int, None] = {}  # members that have raised the alarm
+        self.auth = AuthModel()
+        self.v2 = V2Model()
         self._ttl_min_s = lease_ttl_min_s
         self._changes: list[Event] = []
 
-    def apply(self, request: Any) -> Result | None:
-        """The answer to one entry; None for kinds that are not modelled."""
+    def apply(self, request: Any, index: int = 0) -> Result | None:
+        """The answer to the entry at that index; None for kinds that are not modelled."""
+        self.auth.note(request, index)
+        refusal = self.auth.refusal(request, self)
+        if refusal is not None:
+            return refusal
+        if request.HasField("v2"):
+            result = self.v2.apply(request.v2)
+        else:
+            result = self._apply(request) or self.auth.apply(request, index)
+        self.v2.keep(index)
+        return result
+
+    def member_changed(self, kind: int, id: int, index: int) -> None:
+        self.v2.member_changed(kind, id)
+        self.v2.keep(index)
+
+    def _apply(self, request: Any) -> Result | None:
+        if request.HasField("cluster_member_attr_set"):
+            self.v2.attributes_set(request.cluster_member_attr_set.member_ID)
+            return None
+        if request.HasField("cluster_version_set"):
+            self.v2.version_set()
+            return None
         if request.HasField("alarm"):
             return self._alarm(request.alarm)
         for kind in ("put", "delete_range", "txn", "compaction", "lease_grant", "lease_revoke"):
@@ -213,8 +242,12 @@ def kv_of(kv: Any) -> Kv:
 
 
 def result_of(response: Any) -> Result | None:
-    """An rpc response in the model's words."""
+    """An rpc response, or an event of the v2 store, in the model's words."""
     kind = type(response).__name__.removesuffix("Response")
+    if kind == "Event":
+        return result_of_event(response)
+    if kind.startswith("Auth"):
+        return result_of_auth(re.sub("(?<!^)([A-Z])", r"_\1", kind).lower(), response)
     header = response.header.revision
     if kind == "Put":
         return ("put", header, kv_of(response.prev_kv) if response.HasField("prev_kv") else None)

@@ -220,7 +220,7 @@ def _work(pipe: Connection, task: Task) -> None:
 
 
 def first_found(
-    seeds: range, task: Task, *, jobs: int, seconds: float = 0.0
+    seeds: Sequence[int], task: Task, *, jobs: int, seconds: float = 0.0
 ) -> tuple[Outcome | None, int]:
     """The first seed that breaks with the task's bug and not without it, and how many were tried.
     `seconds` is for each stretch between two that break either way."""
@@ -237,5 +237,5 @@ def first_found(
         without = range(outcome.seed, outcome.seed + 1)
         if not any(run.broken for run in outcomes(without, replace(task, bug=None), jobs=1)):
             return outcome, tried
-        seeds = range(outcome.seed + 1, seeds.stop)
+        seeds = seeds[seeds.index(outcome.seed) + 1 :]
     return None, tried

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sim.faults import FAULTS
@@ -13,6 +13,10 @@ from sim.workload import MIXES
 from pyetcd.server import machine as machine_module
 from pyetcd.store import compact as compact_module
 from pyetcd.store import streams, tail, wal, watch
+
+SHARE = 0.25  # of the seeds that have users, and of those that have v2 keys
+V2_BYTES = 1 << 20  # what v2 keys and their history need beside the quota
+AUTH_BYTES = 64 << 10
 
 EMPTY_BYTES = 69_632  # of a keyspace file without keys
 MEMBERS_BYTES = 32 << 10  # what members that come and go leave in the v2 tree and its history
@@ -57,6 +61,9 @@ class Shape:
     drift: float  # by how much a member's clock may go wrong, either way
     disaster: bool  # all but one are lost for good at the end
     inflight_max: int  # appends on their way to one follower
+    # Drawn from generators of their own; seeds without them run as if there were none.
+    auth: bool = field(default=False, repr=False)  # users, roles, permissions
+    v2: bool = field(default=False, repr=False)
 
     @classmethod
     def draw(cls, rng: random.Random) -> "Shape":
@@ -121,6 +128,15 @@ class Shape:
             # An entry a message: each that comes late lets all behind it be sent again.
             shape.inflight_max = min(shape.inflight_max, 16)
         return shape
+
+
+KINDS = ("auth", "v2")
+
+
+def has(kind: str, seed: int) -> bool:
+    """Whether a seed has this kind of traffic."""
+    assert kind in KINDS
+    return random.Random(f"{seed}/{kind}").random() < SHARE
 
 
 @contextmanager

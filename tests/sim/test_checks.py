@@ -32,12 +32,21 @@ class Keyspace:
         return SimpleNamespace(rows=self.rows)
 
 
+def tree() -> Any:
+    root = SimpleNamespace(
+        path="/1", is_dir=True, expiration_ns=0, modified_index=0, created_index=0
+    )
+    return SimpleNamespace(index=0, nodes=lambda: [root])
+
+
 def member(applied: int = 0) -> Any:
     return SimpleNamespace(
         keyspace=Keyspace(),
         applied_index=applied,
         lessor=SimpleNamespace(ids=list),
         members=SimpleNamespace(all=list),
+        auth=SimpleNamespace(enabled=False, revision=1, users=list, roles=list),
+        v2=SimpleNamespace(index=0, tree=tree()),
     )
 
 

@@ -16,6 +16,7 @@ class Stream:
     """The ServerStream that the watch handler serves, and the client's end of it."""
 
     peer = "sim"
+    common_name = "root"  # of its certificate, where there are users
 
     def __init__(self, watcher: "Watcher", process: Process) -> None:
         self.metadata = {"hasleader": "true"} if watcher.rng.random() < 0.3 else {}

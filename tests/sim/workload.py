@@ -7,7 +7,9 @@ it is not answered may have happened or not. Values are unique, so each write is
 import random
 from typing import Any
 
-from sim.checkers import Operation, Violation
+from sim.checkers import HASHED, Operation, Violation, check_access, find_hashed
+from sim.handlers import handler_of
+from sim.login import Login
 from sim.member import Process, SimulatedMember
 
 from pyetcd.proto.errors import EtcdError
@@ -15,6 +17,8 @@ from pyetcd.proto.rpc_pb2 import (
     NOSPACE,
     AlarmRequest,
     AlarmResponse,
+    AuthenticateRequest,
+    AuthenticateResponse,
     CompactionRequest,
     CompactionResponse,
     DefragmentRequest,
@@ -69,8 +73,8 @@ MIXES = {
 class Call:
     """The UnaryCall that production handlers answer."""
 
-    metadata: dict[str, str] = {}  # noqa: RUF012
     peer = "sim"
+    cancelled = False
 
     def __init__(self, client: "Client", op: Operation, response: Any, process: Process) -> None:
         self._client = client
@@ -79,6 +83,8 @@ class Call:
         self._process = process
         self._answered = False
         self.on_cancel = None
+        self.common_name = op.common_name
+        self.metadata = {"token": op.token} if op.token else {}
 
     def reply(self, payload: bytes) -> None:
         self._answer(payload)
@@ -91,6 +97,7 @@ class Call:
             raise Violation("answers", f"{self._op} was answered twice")
         self._answered = True
         client, process = self._client, self._process
+        client.note(self._op, process)
         delay_s = client.delay_s()
 
         def arrive() -> None:
@@ -112,6 +119,9 @@ class Client:
         self._seen: dict[bytes, int] = {}  # the mod revisions that it knows of
         self._current: Operation | None = None
         self._at: SimulatedMember = self.rng.choice(list(world.members.values()))
+        self.login: Login | None = None
+        if world.shape.auth:
+            self.login = Login(world, self.name, is_operator=number == 0)
         mix = MIXES[world.shape.mix]
         names = list(mix)
         # Some only read, fast: writes would hold them up just when there is something to see.
@@ -140,6 +150,8 @@ class Client:
         if self.rng.random() < 0.05:
             self._at = self.rng.choice(list(self.world.members.values()))
         kind = self.rng.choices(self._kinds, self._weights)[0]
+        if self.login is not None:
+            kind = self.login.instead(kind)
         self.call(kind, self._at)
 
     def call(self, kind: str, member: SimulatedMember) -> Operation:
@@ -149,6 +161,8 @@ class Client:
             self.name, name, request, world.clock.now_s, world.history.last_index,
             world.history.model.revision, member.name, world.history.model.compacted,
         )  # fmt: skip
+        if self.login is not None:
+            op.token, op.common_name = self.login.token, self.login.common_name
         self._current = op
         world.clock.after(world.shape.client_timeout_s, lambda: self._timed_out(op))
         world.clock.after(self.delay_s(), lambda: self._arrive(op, member, response))
@@ -163,29 +177,32 @@ class Client:
 
     def _serve(self, op: Operation, process: Process, response: Any) -> None:
         call: Any = Call(self, op, response, process)
+        op.served_index = process.machine.applied_index
 
         def told(id: int) -> None:
             op.request_id = id
 
-        process.tap.told = told
-        try:
-            if op.kind == "renew":
-                process.loop.create_task(self._keep_alive(op, process))
-            elif op.kind.startswith("member_"):
-                getattr(process.cluster, op.kind)(call, op.request)
-            elif op.kind in ("range", "put", "delete_range", "txn", "compact"):
-                getattr(process.kv, op.kind)(call, op.request)
-            elif op.kind.startswith("lease_"):
-                getattr(process.lease, op.kind)(call, op.request)
-            elif op.kind == "copy":
-                op.request(call, process)
-            else:
-                getattr(process.maintenance, op.kind)(call, op.request)
-        finally:
-            process.tap.told = lambda id: None
+        if op.kind == "renew":
+            process.loop.create_task(self._keep_alive(call, op, process))
+        elif op.kind == "copy":
+            op.request(call, process)
+        else:
+            request = op.request
+            if self.login is not None:  # a handler wipes passwords
+                request = type(request).FromString(request.SerializeToString())
+            handler = handler_of(process, op.kind, told, is_gated=self.login is not None)
+            handler(call, request)
 
-    async def _keep_alive(self, op: Operation, process: Process) -> None:
+    def note(self, op: Operation, process: Process) -> None:
+        """The state that the answer is of."""
+        op.answered_index = process.machine.applied_index
+        op.tokens_since = process.tokens_since
+
+    async def _keep_alive(self, call: Any, op: Operation, process: Process) -> None:
+        access = process.core.access
         try:
+            if access.auth.enabled:
+                access.permit_renewal(call, op.request)
             ttl_s = await process.lease.renew(op.request)
         except EtcdError as error:
             found: Any = (error.code, error.text)
@@ -194,6 +211,7 @@ class Client:
             return
         else:
             found = ttl_s
+        self.note(op, process)
         if process.loop.is_alive:
             self.world.clock.after(self.delay_s(), lambda: self.answered(op, found, None))
 
@@ -206,6 +224,11 @@ class Client:
         if isinstance(answer, bytes):
             answer = response.FromString(answer)
         op.answer = answer
+        if self.login is not None:
+            if op.kind in HASHED and not op.request_id:
+                op.request_id = find_hashed(world.history, op)
+            check_access(world.history, op)
+            self.login.answered(op)
         failed = isinstance(answer, tuple)
         text = f"{op.kind}: {answer[1]}" if failed else op.kind
         self.answers[text] = self.answers.get(text, 0) + 1
@@ -432,6 +455,11 @@ class Client:
         if not self._leases:
             return self._grant()
         return "renew", self.rng.choice(self._leases), None
+
+    def _authenticate(self) -> tuple[str, Any, Any]:
+        assert self.login is not None
+        request = AuthenticateRequest(name=self.login.user, password=self.login.password())
+        return "authenticate", request, AuthenticateResponse
 
     # For who looks after a cluster
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sim.administrators import Administrator
 from sim.checkers import (
     EVERY_TURNS,
     History,
@@ -38,7 +39,9 @@ from sim.member import Process, SimulatedMember
 from sim.model import Model
 from sim.network import Network
 from sim.operators import Caretaker, Compactor, Operator, Replacer
-from sim.shape import Shape, tuned
+from sim.salt import salted
+from sim.shape import AUTH_BYTES, V2_BYTES, Shape, has, tuned
+from sim.v2_traffic import V2Client
 from sim.watchers import Watcher
 from sim.workload import Client
 
@@ -112,9 +115,15 @@ class World:
         self.rng = random.Random(seed)
         self._folder, self._folder_text = folder, str(folder)
         self.shape = Shape.draw(self.rng)
+        self.shape.auth, self.shape.v2 = has("auth", seed), has("v2", seed)
         if prepare is not None:
             prepare(self)
+        if self.shape.v2:
+            self.shape.quota_bytes += V2_BYTES
+        if self.shape.auth:
+            self.shape.quota_bytes += AUTH_BYTES
         self.clock = Clock()
+        self.passwords: dict[str, list[str]] = {}  # of each user all that were ever asked for
         self.events: list[str] = []
         self.faults: dict[str, int] = {}
         self.never: list[Operation] = []
@@ -158,6 +167,8 @@ class World:
         self._leaders: dict[int, int] = {}
         self.loss = shape.network.loss
         self.say("world", str(shape))
+        if shape.auth or shape.v2:
+            self.say("world", f"users: {shape.auth}, v2 keys: {shape.v2}")
 
     # What members and clients call
 
@@ -262,6 +273,12 @@ class World:
         operators: list[Client] = [Operator(self)] if shape.membership else []
         operators += [Caretaker(self)] if shape.caretaker else []
         operators += [Compactor(self)] if shape.compactor else []
+        others: list[Client] = []  # whose answers are in the report, too
+        if shape.auth:
+            others = [Administrator(self, n) for n in (1, 2)]
+            operators += others
+        if shape.v2:
+            others = [*others, *(V2Client(self, n) for n in range(1, 4))]
         rng = self.rng_for("faults")
         chaos_ends_s = self.clock.now_s + shape.chaos_s
         if shape.faults:
@@ -277,9 +294,11 @@ class World:
         patience_s = HEALED_S if shape.pre_vote else 4 * HEALED_S
         self._wait(patience_s, self._has_leader, "no leader after healing")
         self._wait(REPLACED_S, lambda: self.replacing is None, "a lost member is not replaced")
+        if clients[0].login is not None:
+            clients[0].login.be_root()
         self._make_room(clients[0])
         self._until(self.clock.now_s + 2.0)
-        for client in clients:
+        for client in [*clients, *others]:
             client.is_stopped = True
         for watcher in watchers:
             watcher.is_stopped = True
@@ -291,7 +310,7 @@ class World:
         self._until(self.clock.now_s + 0.5)
         self._wait(QUIET_S, self._is_quiet, "the members do not come to rest")
         self._finish(watchers)
-        return self._report(started_s, clients, watchers)
+        return self._report(started_s, [*clients, *others], watchers)
 
     def _report(self, started_s: float, clients: list[Client], watchers: list[Watcher]) -> Report:
         answers: dict[str, int] = {}
@@ -426,7 +445,7 @@ class World:
                 watcher.watch.ended = True
         self.never.clear()
         for index in range(1, kept + 1):
-            new._commit(index, old.entries[index])
+            new._commit(index, old.entries[index], is_refused=index in old.refused)
         new.on_apply = lambda _, request: self.lease_checker.applied(request, self.clock.now_s)
 
     def _stopped(self, member: SimulatedMember) -> None:
@@ -658,6 +677,7 @@ class Machine:
 
     def __init__(self, world: World, member: SimulatedMember, machine: Any) -> None:
         self._world = world
+        self._member = member
         self._name = member.name
         self._machine = machine
         self._witness = Witness(world.state_checker, member.name, machine)
@@ -683,6 +703,8 @@ class Machine:
         self._world.snapshots_total += 1
         self._machine.install(snapshot)
         self._witness.installed()
+        if self._member.process is not None:  # while it starts it has no token anyway
+            self._member.process.tokens_since = snapshot.meta.index
         self._world.say(self._name, f"installed the snapshot at {snapshot.meta.index}")
 
 
@@ -713,7 +735,7 @@ def run(
     """One seed; the report, or what broke, and the events."""
     world = World(seed, folder, disks, log=log, prepare=prepare)
     try:
-        with tuned(world.shape), failing(world):
+        with tuned(world.shape), failing(world), salted(world):
             return world.run(), None, world.events
     except Exception as error:
         return None, error, world.events

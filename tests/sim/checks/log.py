@@ -14,10 +14,13 @@ from typing import Any
 
 from sim.checks.violation import Violation
 from sim.model import COMPACTED, FUTURE, Model, Result, kv_of, result_of
+from sim.v2_model import result_of_error
 
 from pyetcd.proto.raft_internal_pb2 import InternalRaftRequest
 from pyetcd.raft.types import Entry, EntryType
+from pyetcd.server.replica import decode_change
 from pyetcd.store.apply import Applied
+from pyetcd.store.v2event import Event
 
 
 @dataclass
@@ -33,6 +36,12 @@ class Operation:
     member: str = ""
     floor_compacted: int = -1  # the compaction that somebody had applied
     request_id: int = 0
+    # Where there are users: who asks, and what the member had applied.
+    token: str = ""
+    common_name: str = ""
+    served_index: int = 0  # when it was asked
+    answered_index: int = 0  # when it answered
+    tokens_since: int = 0  # it knows no token that is older
     ended_s: float = 0.0
     answer: Any = None  # a response, or (code, text)
 
@@ -49,6 +58,7 @@ class History:
         self.result_by_index: dict[int, Result | None] = {}
         self.answer_by_index: dict[int, bytes] = {}
         self.revision_by_index: dict[int, int] = {}
+        self.refused: dict[int, None] = {}  # entries that ask for a wrong change of the members
         self.on_apply: Callable[[int, Any], None] = lambda index, request: None
 
     def applied(self, who: str, entry: Entry, applied: Applied) -> None:
@@ -58,7 +68,8 @@ class History:
         if known is None:
             if index != self.last_index + 1:
                 raise Violation("log", f"{who} applied {index}, nobody {self.last_index + 1}")
-            self._commit(index, found)
+            is_change = entry.type is not EntryType.NORMAL
+            self._commit(index, found, is_refused=is_change and applied.error is not None)
         elif known != found:
             raise Violation(
                 "log",
@@ -67,10 +78,12 @@ class History:
             )
         self._compare(who, index, applied)
 
-    def _commit(self, index: int, found: tuple[int, EntryType, bytes]) -> None:
+    def _commit(
+        self, index: int, found: tuple[int, EntryType, bytes], *, is_refused: bool = False
+    ) -> None:
         self.entries[index] = found
         self.last_index = index
-        _, kind, data = found
+        term, kind, data = found
         result: Result | None = None
         if kind is EntryType.NORMAL and data:
             request = InternalRaftRequest.FromString(data)
@@ -80,8 +93,13 @@ class History:
                     "log", f"request {id:x} at {index} is also at {self.index_by_id[id]}"
                 )
             self.index_by_id[id] = index
-            result = self.model.apply(request)
+            result = self.model.apply(request, index)
             self.on_apply(index, request)
+        elif is_refused:
+            self.refused[index] = None
+        elif kind is not EntryType.NORMAL:
+            change = decode_change(Entry(term, index, kind, data))
+            self.model.member_changed(change.type, change.node_id, index)
         self.result_by_index[index] = result
         self.revision_by_index[index] = self.model.revision
 
@@ -90,7 +108,9 @@ class History:
         if applied.over_quota:
             return  # it was applied; what its proposer is told depends on the size of his file
         if applied.error is not None:
-            shown = applied.error.text.encode()
+            shown = repr(result_of_error(applied.error)).encode()
+        elif isinstance(answer, Event):
+            shown = repr(result_of(answer)).encode()
         else:
             shown = b"" if answer is None else answer.SerializeToString(deterministic=True)
         if self.answer_by_index.setdefault(index, shown) != shown:
@@ -101,7 +121,7 @@ class History:
         expected = self.result_by_index[index]
         if expected is None:
             return
-        found = ("error", applied.error.text) if applied.error else result_of(answer)
+        found = result_of_error(applied.error) if applied.error else result_of(answer)
         if found != expected:
             raise Violation("apply", f"{who} answers {index} with {found}, the model {expected}")
 

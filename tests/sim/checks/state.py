@@ -7,15 +7,20 @@ concern them the leases and the members. The first member to apply an entry sets
 
 A restart or an installed snapshot goes on from the hash of its applied index. Whether the file
 deserves that is judged by all of its rows against the model as of then, its leases and members.
+
+Users and v2 keys are few: they are compared whole with the model, after each entry that changed
+them and at each restart; their revision and index after every entry.
 """
 
 import hashlib
 from bisect import bisect_right
 from typing import Any
 
+from sim.auth_model import users_of
 from sim.checks.log import History
 from sim.checks.violation import Violation
 from sim.model import Kv
+from sim.v2_model import tree_of
 
 from pyetcd.raft.types import Entry, EntryType
 from pyetcd.store.history import SUB_BITS
@@ -39,11 +44,36 @@ class StateChecker:
         known = self._states.setdefault(index, state)
         if known != state:
             raise Violation("state", f"{who} has {_show(state)} at {index}, not {_show(known)}")
+        self._check_users(who, index, machine)
+        self._check_v2(who, index, machine)
         result = self.history.result_by_index[index]
         if entry.type is not EntryType.NORMAL or (result is None and entry.data):
             _agree(self._members, who, index, "members", members_of(machine))
         elif result is not None and result[0].startswith("lease"):
             _agree(self._leases, who, index, "leases", sorted(machine.lessor.ids()))
+
+    def _check_users(self, who: str, index: int, machine: Any, *, is_whole: bool = False) -> None:
+        model, auth = self.history.model.auth, machine.auth
+        expected = model.at(index)
+        found: Any = (auth.enabled, auth.revision)
+        if found != (expected.enabled, expected.revision):
+            raise Violation("users", f"{who} has {found} at {index}, not {expected}")
+        if is_whole or model.changed(index):
+            found = users_of(machine)
+            if found != expected:
+                raise Violation("users", f"{who} has {found} at {index}, not {expected}")
+
+    def _check_v2(self, who: str, index: int, machine: Any, *, is_whole: bool = False) -> None:
+        model = self.history.model.v2
+        expected = model.at(index)
+        if machine.v2.index != expected[0]:
+            raise Violation(
+                "v2", f"{who} has the v2 index {machine.v2.index} at {index}, not {expected[0]}"
+            )
+        if is_whole or model.changed(index):
+            found = tree_of(machine)
+            if found != expected:
+                raise Violation("v2", f"{who} has {found} at {index}, not {expected}")
 
     def restored(self, who: str, machine: Any) -> bytes:
         """The hash to go on from, if the machine has what was there at its applied index."""
@@ -63,6 +93,8 @@ class StateChecker:
                 f"{who} comes back at {index} with revision {keyspace.revision}, compacted"
                 f" {keyspace.compact_revision}: not {revision}, {compacted}",
             )
+        self._check_users(who, index, machine, is_whole=True)
+        self._check_v2(who, index, machine, is_whole=True)
         rows = keyspace.range(b"\0", b"\0").rows
         found = [Kv(r[1], r[2], r[3], r[0] >> SUB_BITS, r[4], r[5]) for r in rows]
         expected = history.model.range(b"\0", b"\0", revision)
