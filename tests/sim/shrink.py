@@ -25,6 +25,8 @@ SIZES: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("clients", (1, 2, 3)),
     ("watchers", (0, 1)),
     ("keys", (1, 3)),
+    ("auth", (False,)),
+    ("v2", (False,)),
     ("membership", (False,)),
     ("caretaker", (False,)),
     ("compactor", (False,)),

@@ -52,7 +52,7 @@ def test_one_seed_is_one_run_in_whichever_process(runner: Runner) -> None:
 
 
 def test_a_broken_seed_is_made_small(capsys: pytest.CaptureFixture[str]) -> None:
-    settings = ("members=3", "chaos_s=4", "clients=2", "watchers=1", "faults=kill,clog")
+    settings = ("members=3", "chaos_s=4", "clients=2", "watchers=1", "faults=kill,clog", "v2=false")
     task = Task(settings=settings, bug="answers_before_fsync")
     assert shrink(1, task, jobs=1, seconds=1.0) == 1
     printed = capsys.readouterr().out.splitlines()
