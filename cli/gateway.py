@@ -15,6 +15,7 @@ from pyetcd.cli import cobra, gotext
 from pyetcd.cli.discover import discover
 from pyetcd.cli.flags import Flag, FlagSet, boolean, span, text
 from pyetcd.cli.srv import LookupFailure
+from pyetcd.cli.standard import ignore_signals
 from pyetcd.server import logs
 from pyetcd.server.proxy import addresses
 from pyetcd.server.proxy.addresses import BadAddress
@@ -139,6 +140,7 @@ async def _serve(start: Callable[[], Awaitable[None]], stop: Callable[[], Awaita
         if not ended.done():
             ended.set_result(number)
 
+    ignore_signals()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end, number)
     loop.set_exception_handler(logs.loop_exception_handler)

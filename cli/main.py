@@ -16,6 +16,10 @@ _OF_ETCD = ("gateway", "grpc-proxy")  # what the etcd program is besides a serve
 
 def main() -> int:
     """Runs the program that the command line names."""
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        from pyetcd.cli.standard import mend
+
+        mend()
     program = os.path.basename(sys.argv[0])
     argv = sys.argv[1:]
     if program in _AS_PROGRAM and not (program == "etcd" and argv[:1] and argv[0] in _OF_ETCD):

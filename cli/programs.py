@@ -1,7 +1,6 @@
 """The programs that `pyetcd` is, each imported only when it runs."""
 
 import os
-import sys
 from collections.abc import Callable
 
 
@@ -14,7 +13,8 @@ def _server(argv: list[str]) -> int:
 def _ctl(argv: list[str]) -> int:
     import signal
 
-    from pyetcd.cli.terminal import Streams
+    from pyetcd.cli.standard import open_streams
+    from pyetcd.cli.terminal import Exit
 
     environment = dict(os.environ)
     if environment.get("ETCDCTL_API") == "2":
@@ -26,9 +26,12 @@ def _ctl(argv: list[str]) -> int:
     # As a Go program: ^C and a closed pipe end the process at once, without a word.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    streams = Streams(sys.stdin.buffer, sys.stdout.buffer, sys.stderr.buffer, sys.stdout.isatty())
-    code = execute(argv, environment, streams)
-    streams.stdout.flush()
+    streams = open_streams()
+    try:
+        code = execute(argv, environment, streams)
+        streams.stdout.flush()
+    except Exit as end:  # stdout cannot be written
+        code = end.code
     streams.stderr.flush()
     # Nothing is left to be saved, and taking grpc's threads down costs more than many a command.
     os._exit(code)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
+from pyetcd.cli.standard import ignore_signals
 from pyetcd.server import logs
 from pyetcd.server.config import Config, ConfigError, EarlyExit, load, unknown_key_hint
 from pyetcd.server.config_describe import describe
@@ -27,6 +28,7 @@ Runner = Callable[[Config], int]
 
 def main(argv: Sequence[str]) -> int:
     """The exit code; does not return when a signal ended the member."""
+    ignore_signals()
     status = _serve(argv, _run_member)
     if status > 128:
         _die_by(status - 128)
@@ -70,7 +72,8 @@ def _start_log(config: Config) -> None:
     if config.enable_log_rotation:
         rotation = Rotation.parse(config.log_rotation_config_json)
     try:
-        logs.configure(config.log_level, config.log_outputs, rotation, held=True)
+        level = config.log_level.lower() or "info"
+        logs.configure(level, config.log_outputs, rotation, held=True)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise StartupRefused(f"open {error.filename}: {reason}; correct --log-outputs") from None

@@ -102,7 +102,7 @@ def _check_logging(config: Options) -> None:
             Rotation.parse(config.log_rotation_config_json)
         except ValueError as error:
             raise ConfigError(f"{error}; correct --log-rotation-config-json") from None
-    if config.log_level not in LOG_LEVELS:
+    if (config.log_level.lower() or "info") not in LOG_LEVELS:  # as zap reads it
         levels = "debug, info, warn, error, panic or fatal"
         raise ConfigError(
             f"unrecognized level: {quote(config.log_level)}; --log-level is one of {levels}"

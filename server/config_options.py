@@ -115,7 +115,7 @@ def _set(option: Option, text: str) -> object:
 
 
 def _origins(option: Option, text: str) -> object:
-    return ("*",) if text in ("", "*") else tuple(sorted({url.text for url in parse_urls(text)}))
+    return ("*",) if text == "*" else tuple(sorted({url.text for url in parse_urls(text)}))
 
 
 _PARSERS: Mapping[Kind, Callable[[Option, str], object]] = {

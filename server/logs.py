@@ -337,9 +337,14 @@ def _open(output: str, rotation: Rotation | None) -> Output:
         return StreamOutput(1)
     if rotation is not None:
         return RotatingFile(output, rotation)
-    return StreamOutput(
-        os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600), owned=True
-    )
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+    # Who collects logs is seldom who writes them; RotatingFile is as narrow as etcd's.
+    return StreamOutput(os.open(_path(output), flags, 0o644), owned=True)
+
+
+def _path(output: str) -> str:
+    """An output is a path, or a URL of one."""
+    return output.removeprefix("file://localhost").removeprefix("file://")
 
 
 # ---- what other code says through other doors ----

@@ -124,7 +124,7 @@ class Proposer:
         request_id = self._ids.next()
         request.header.ID = request_id
         data = request.SerializeToString()
-        if len(data) > self._request_bytes_max:
+        if len(data) > self._request_bytes_max and not _is_own(request):
             return done(RequestTooLarge())
         self._waiting[request_id] = done
         self._deadlines.append((self._monotonic_s() + self._timeout_s, request_id))
@@ -182,3 +182,8 @@ class Proposer:
         self._deadlines.clear()
         for done in waiting.values():
             done(Stopped())
+
+
+def _is_own(request: InternalRaftRequest) -> bool:
+    """What a member says itself: without it, it would not be ready to serve."""
+    return request.HasField("cluster_member_attr_set") or request.HasField("cluster_version_set")

@@ -6,7 +6,6 @@ which is said before it and behind it.
 
 import importlib
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from io import BytesIO
 
@@ -18,6 +17,7 @@ from pyetcd.cli.command import (
     unknown_command,
 )
 from pyetcd.cli.flags import Flag, FlagError, FlagSet
+from pyetcd.cli.standard import open_streams
 from pyetcd.cli.terminal import ERROR, Exit, Streams, Terminal
 from pyetcd.cli.utl.tree import ARGUMENTS, DEPRECATED, REQUIRED, ROOT
 
@@ -35,9 +35,14 @@ class Run(Terminal):
 def main(argv: list[str]) -> int:
     """The entry point; returns the exit code."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    streams = Streams(sys.stdin.buffer, sys.stdout.buffer, sys.stderr.buffer, sys.stdout.isatty())
+    streams = open_streams()
     try:
-        return execute(argv, streams)
+        code = execute(argv, streams)
+        streams.stdout.flush()
+        streams.stderr.flush()
+        return code
+    except Exit as end:  # stdout cannot be written
+        return end.code
     except KeyboardInterrupt:  # the temporary files are gone by now
         return 128 + signal.SIGINT
 

@@ -8,12 +8,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pyetcd.cli import serve
 from pyetcd.server import logs
-from pyetcd.server.config import Config
+from pyetcd.server.config import Config, load
 from pyetcd.server.startup import StartupRefused
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -97,9 +98,11 @@ def served(
     monkeypatch.setattr(os, "environ", {})
     monkeypatch.setattr(logs, "install_bridges", lambda: None)
 
-    def run(runner: Callable[[Config], int]) -> tuple[int, str, list[dict[str, object]]]:
+    def run(
+        runner: Callable[[Config], int], *flags: str
+    ) -> tuple[int, str, list[dict[str, object]]]:
         log = tmp_path / "log"
-        status = serve._serve([f"--log-outputs={log}", "--enable-pprof"], runner)
+        status = serve._serve([f"--log-outputs={log}", "--enable-pprof", *flags], runner)
         lines = [json.loads(line) for line in log.read_text().splitlines()]
         return status, capsys.readouterr().err, lines
 
@@ -144,3 +147,24 @@ def test_end_by_signal() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], timeout=60, check=False)
     assert done.returncode == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("level", ("WARN", "Error", "", "dpanic"))
+def test_levels_as_zap_reads_them(served: Any, level: str) -> None:
+    assert load([f"--log-level={level}"], {}).log_level == level
+    assert served(lambda config: 0, f"--log-level={level}")[0] == 0
+
+
+def test_signals_that_end_no_program_in_go() -> None:
+    script = (
+        "import os, signal\nfrom pyetcd.cli import serve\n"
+        "def run(config):\n"
+        "    for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM):\n"
+        "        os.kill(os.getpid(), number)\n"
+        "    return 7\n"
+        "serve._run_member = run\n"
+        "serve.check_data_dir = lambda path: None\n"
+        "raise SystemExit(serve.main(['--log-level=fatal']))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], timeout=60, check=False)
+    assert done.returncode == 7

@@ -39,6 +39,7 @@ EQUAL = [
     ["--proxy", "foo"],
     ["--v2-deprecation", "foo"],
     ["--cors", "foo"],
+    ["--cors="],
     ["--listen-client-urls", "127.0.0.1:2379"],
     ["--listen-client-urls", "localhost:2379"],
     ["--listen-client-urls", "http://127.0.0.1"],

@@ -127,6 +127,19 @@ def test_unwritable_file_is_an_error(tmp_path: Path) -> None:
         logs.configure("info", [str(tmp_path / "no" / "log")])
 
 
+def test_files_by_url_and_for_others_to_read(tmp_path: Path) -> None:
+    for number, form in enumerate(("{}", "file://{}", "file://localhost{}")):
+        path = tmp_path / str(number)
+        mask = os.umask(0o022)
+        try:
+            logs.configure("info", [form.format(path)])
+        finally:
+            os.umask(mask)
+        logs.get("part").info("said")
+        assert [line["msg"] for line in lines(path)] == ["said"]
+        assert path.stat().st_mode & 0o777 == 0o644
+
+
 def test_other_doors(tmp_path: Path) -> None:
     path = tmp_path / "log"
     logs.configure("info", [str(path)])

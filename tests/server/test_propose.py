@@ -109,6 +109,13 @@ def test_giving_up(proposer, target, clock, taken, elected_s, connected, kind):
     assert not target.inbox and proposer.failed_total == 1
 
 
+def test_what_a_member_says_itself_has_no_bound(proposer, target):
+    request = InternalRaftRequest()
+    request.cluster_member_attr_set.member_attributes.name = "x" * 1000
+    proposer.propose(request, lambda answer: None)
+    assert len(target.inbox) == 1
+
+
 def test_bounds(proposer, target, monkeypatch):
     answers = []
     proposer.propose(put(b"x" * 1000), answers.append)
