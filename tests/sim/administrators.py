@@ -30,13 +30,13 @@ class Administrator(Client):
         self.name = f"a{number}"
         self._reads_only = False
         self._kinds, self._weights = list(KINDS), list(KINDS.values())
-        self._pace_s = self.rng.choice((0.05, 0.2, 0.5, 2.0))
+        self._pace_s = self.rng.choice((0.02, 0.05, 0.2, 0.5))
         self._script = self._first() if number == 1 and self.rng.random() < 0.8 else []
-        self._given: tuple[str, Any] | None = None
+        self._step: tuple[str, Any] | None = None  # of the script; until it is answered
 
     def _first(self) -> list[tuple[str, Any]]:
         found: list[tuple[str, Any]] = [("role_add", {"name": role}) for role in ROLES[:3]]
-        found += [("user_add", {"name": user, "password": self._password(user)}) for user in USERS]
+        found += [("user_add", {"name": user, "password": self._password()}) for user in USERS]
         found.append(("user_grant_role", {"user": "root", "role": "root"}))
         for user, role in zip(USERS, ROLES[:3], strict=False):
             found.append(("user_grant_role", {"user": user, "role": role}))
@@ -53,8 +53,9 @@ class Administrator(Client):
         assert self.login is not None
         if self.rng.random() < 0.1:
             self.login.common_name = self.rng.choice(("root", "root", "root", "ann", ""))
-        if self._script:
-            self._given = self._script.pop(0)
+        if self._script and self._step is None:
+            self._step = self._script.pop(0)
+        if self._step is not None:
             self.login.common_name = "root"
         if self.rng.random() < 0.1:
             self._at = self.rng.choice(list(self.world.members.values()))
@@ -65,15 +66,18 @@ class Administrator(Client):
         return 0.02 if self._script else self.rng.expovariate(1 / self._pace_s)
 
     def answered(self, op: Operation, answer: Any, response: Any) -> None:
-        failed = isinstance(answer, tuple)
-        self.world.say(self.name, f"{op.kind}: {answer[1] if failed else 'done'}")
+        text = answer[1] if isinstance(answer, tuple) else "done"
+        self.world.say(self.name, f"{op.kind}: {text}")
+        is_known = not any(word in text for word in ("timed out", "deadline", "leader", "stopped"))
+        if is_known:
+            self._step = None
+        if (text == "done" or not is_known) and getattr(op.request, "password", ""):
+            self.world.passwords.setdefault(op.request.name, []).append(op.request.password)
         super().answered(op, answer, response)
 
-    def _password(self, user: str) -> str:
+    def _password(self) -> str:
         self._sequence += 1
-        password = f"{self.name}-{self._sequence}"
-        self.world.passwords.setdefault(user, []).append(password)
-        return password
+        return f"{self.name}-{self._sequence}"
 
     def _permission(self) -> Any:
         made = rpc.AuthRoleGrantPermissionRequest().perm
@@ -84,22 +88,24 @@ class Administrator(Client):
         return made
 
     def _admin(self) -> tuple[str, Any, Any]:
-        given, self._given = self._given, None
-        kind, fields = given or self._any()
+        kind, fields = self._step or self._any()
         name = _MESSAGES.get(kind) or "Auth" + "".join(each.title() for each in kind.split("_"))
         request = getattr(rpc, f"{name}Request")(**fields)
         return f"auth_{kind}", request, getattr(rpc, f"{name}Response")
 
     def _any(self) -> tuple[str, Any]:
-        rng = self.rng
+        rng, now = self.rng, self.world.history.model.auth.now
         kind = rng.choices(self._kinds, self._weights)[0]
         user, role = rng.choice(USERS), rng.choice(ROLES)
+        if kind not in ("user_add", "role_add") and rng.random() < 0.8:  # one that there is
+            user = rng.choice(sorted(now.users) or USERS)
+            role = rng.choice(sorted(now.roles) or ROLES)
         if kind == "user_add":
             if rng.random() < 0.1:
                 return kind, {"name": user, "options": {"no_password": True}}
-            return kind, {"name": user, "password": self._password(user)}
+            return kind, {"name": user, "password": self._password()}
         if kind == "user_change_password":
-            return kind, {"name": user, "password": self._password(user)}
+            return kind, {"name": user, "password": self._password()}
         if kind == "user_grant_role":
             if user != "root" and role == "root" and rng.random() < 0.8:
                 role = "one"

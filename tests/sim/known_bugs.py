@@ -11,6 +11,7 @@ from typing import Any
 
 from sim.known_bugs_raft import RAFT_BUGS
 from sim.known_bugs_store import STORE_BUGS
+from sim.known_bugs_users import USER_BUGS
 
 from pyetcd.raft import leader, readonly
 from pyetcd.server import chores, propose, reads, replica
@@ -310,6 +311,7 @@ BUGS: dict[str, Callable[[], list[Patch]]] = {
         proposal_retried,
         *RAFT_BUGS,
         *STORE_BUGS,
+        *USER_BUGS,
     )
 }
 

@@ -4,7 +4,7 @@ fetched, or nobody. Operators are root, by their certificate."""
 import random
 from typing import Any
 
-from sim.auth_model import INVALID_TOKEN, NOT_ENABLED, OLD, USER_EMPTY
+from sim.auth_model import FAILED, INVALID_TOKEN, NO_PASSWORD, NOT_ENABLED, OLD, USER_EMPTY
 
 USERS = ("ann", "bob", "cyd", "root")
 
@@ -72,3 +72,6 @@ class Login:
                 self._wants_token = self._rng.random() < 0.9
             if text == NOT_ENABLED[1]:
                 self._wants_token = False
+            if text in (FAILED[1], NO_PASSWORD[1]) and self._rng.random() < 0.5:
+                known = sorted(self._world.history.model.auth.now.users)
+                self.user = self._rng.choice(known or USERS)
