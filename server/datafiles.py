@@ -140,10 +140,18 @@ class Identity:
         _refuse_older(kv, identity.kv_applied_index)
         _refuse_foreign_wal(log, "SELECT member_id FROM meta", identity.member_id)
         # A file that was just installed says whose it was; the -wal file beside it, whose it is.
-        if not identity.installed_index or identity.installed_index != _alone(kv, _APPLIED):
+        # One that another will replace may be as new: then two were installed without a checkpoint.
+        installed = identity.installed_index
+        is_new = installed and installed == _alone(kv, _APPLIED)
+        if not is_new and not _waits(kv, installed):
             query = f"SELECT value FROM meta WHERE key = '{META_MEMBER_ID}'"
             _refuse_foreign_wal(kv, query, identity.kv_member_id)
         return identity
+
+
+def _waits(kv: str, installed_index: int) -> bool:
+    """Whether a received file will take the place of kv.db."""
+    return os.path.exists(snapshot.kept_path(kv, installed_index))
 
 
 _MEMBERS: Final = "SELECT data FROM members"
@@ -194,8 +202,8 @@ def _alone(path: str, query: str) -> int | None:
 def _refuse_strangers(data_dir: str, found: Identity) -> None:
     """Log and keyspace of one member, not of two."""
     kv = kv_path(data_dir)
-    if os.path.exists(snapshot.kept_path(kv, found.installed_index)):
-        return  # it will take the place of kv.db
+    if _waits(kv, found.installed_index):
+        return
     if found.kv_cluster_id not in (0, found.cluster_id):
         reason = f"belongs to cluster {found.kv_cluster_id:x}, its log to {found.cluster_id:x}"
         raise ForeignFile(kv, reason, REMEDY)

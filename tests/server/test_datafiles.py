@@ -10,6 +10,7 @@ import pytest
 from pyetcd.raft.types import ConfState, HardState, Ready, Snapshot, SnapshotMeta
 from pyetcd.server.datadir import DataDir, settle
 from pyetcd.server.datafiles import Identity, known_members, look
+from pyetcd.store import snapshot
 from pyetcd.store.backend import META_MEMBER_ID, Backend
 from pyetcd.store.db import PAGE_BYTES, ForeignFile
 from pyetcd.store.wal import Wal
@@ -51,6 +52,18 @@ def test_killed_between_an_installation_and_a_checkpoint(tmp_path: Path) -> None
     found = Identity.read(str(tmp_path))
     assert (found.member_id, found.kv_member_id) == (1, 1)
     assert (found.installed_index, found.kv_applied_index) == (INSTALLED_INDEX, 8)
+
+
+def test_killed_before_the_second_installation_and_any_checkpoint(tmp_path: Path) -> None:
+    """The log begins with the second already, whose file waits; kv.db is the first one."""
+    killed_after_installation(tmp_path, applied_index=INSTALLED_INDEX - 3)
+    kv = tmp_path / "member" / "kv.db"
+    waiting = Path(snapshot.kept_path(str(kv), INSTALLED_INDEX))
+    shutil.copy(kv, waiting)
+    look(str(tmp_path), NO_FLAGS)
+    waiting.unlink()
+    with pytest.raises(ForeignFile, match=r"kv\.db-wal: belongs to another file"):
+        look(str(tmp_path), NO_FLAGS)
 
 
 def test_the_keyspace_of_another_under_our_wal_file(tmp_path: Path) -> None:
