@@ -16,7 +16,7 @@ an error of its disk) and `hash` (HashKV is the same everywhere).
 
 from sim.checks.access import HASHED, check_access, find_hashed
 from sim.checks.bounds import EVERY_TURNS, check_bounds
-from sim.checks.keys import check_keys
+from sim.checks.keys import check_keys, check_poll
 from sim.checks.lease import LeaseChecker
 from sim.checks.log import History, Operation
 from sim.checks.quiescence import check_equal
@@ -40,5 +40,6 @@ __all__ = [
     "check_bounds",
     "check_equal",
     "check_keys",
+    "check_poll",
     "find_hashed",
 ]

@@ -47,7 +47,7 @@ class Login:
             self.token = rng.choice(self._old_tokens)
         if self._wants_token and rng.random() < 0.8:
             return "authenticate"
-        return kind
+        return "may_watch" if rng.random() < 0.05 else kind
 
     def password(self) -> str:
         """Mostly the last one that was asked for."""

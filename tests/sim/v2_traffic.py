@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from sim.checkers import Operation, Violation, check_keys
+from sim.checkers import Operation, Violation, check_keys, check_poll
 from sim.member import Process
 from sim.v2_model import ROOT
 from sim.workload import Client
@@ -43,11 +43,39 @@ class Asked:
 
 
 class Responder:
-    """The client's end of an HTTP answer."""
+    """The client's end of an HTTP answer, as HttpResponder is the server's."""
+
+    buffered_bytes = 0
 
     def __init__(self, client: "V2Client", op: Operation, process: Process) -> None:
+        self.on_close: Any = None
+        self.on_drain: Any = None
         self._client, self._op, self._process = client, op, process
         self._is_answered = False
+        self._started: tuple[int, Any] | None = None
+        self._body = b""
+
+    def start(self, status: int, headers: Any = ()) -> None:
+        self._started = (status, headers)
+        world = self._client.world
+        world.clock.after(world.shape.client_timeout_s, self._leave)
+
+    def write(self, chunk: bytes) -> None:
+        if self._body and not self._is_answered:
+            raise Violation("v2", f"{self._op} is told more than it asked for: {chunk!r}")
+        self._body += chunk
+
+    def end(self) -> None:
+        assert self._started is not None
+        if not self._is_answered:
+            self.send(*self._started, self._body)
+
+    def _leave(self) -> None:
+        """The client has waited for long enough."""
+        if self._is_answered or not self._process.loop.is_alive:
+            return
+        self._is_answered = True
+        self._process.loop.call_soon(self.on_close)
 
     def send(self, status: int, headers: Any = (), body: bytes = b"") -> None:
         if self._is_answered:
@@ -196,3 +224,40 @@ class V2Client(Client):
         name, asked, response = self._get()
         asked.fields["quorum"] = "true"
         return name, asked, response
+
+
+class V2Watcher(V2Client):
+    """Waits for one event after the other, at whichever member."""
+
+    def __init__(self, world: Any, number: int) -> None:
+        super().__init__(world, number)
+        self.name = f"p{number}"
+        self.rng = world.rng_for(self.name)
+        self._kinds, self._weights = ["wait"], [1]
+        self._place = self.rng.choice(("a", "b", "d/x", "d", "d/e", "q", ""))
+        self._fields = {"wait": "true"}
+        if self.rng.random() < 0.6:
+            self._fields["recursive"] = "true"
+        self._next_index = 0
+
+    def think_s(self) -> float:
+        return self.rng.random() * 0.1
+
+    def _wait(self) -> tuple[str, Any, Any]:
+        fields = dict(self._fields)
+        if self._next_index and self.rng.random() < 0.9:
+            fields["waitIndex"] = str(self._next_index)
+        return self._ask("GET", self._place, **fields)
+
+    def answered(self, op: Operation, answer: Any, response: Any) -> None:
+        world = self.world
+        if op.began_s > world.rebased_s:
+            op.answer = answer
+            found = check_poll(world.history, op)
+            self._next_index = found + 1 if found else 0
+            self.answers["v2 wait"] = self.answers.get("v2 wait", 0) + 1
+            if op is self._current:
+                self._current = None
+                world.clock.after(self.think_s(), self.next)
+        else:
+            self._refused(op)

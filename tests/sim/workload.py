@@ -35,6 +35,8 @@ from pyetcd.proto.rpc_pb2 import (
     RangeResponse,
     TxnRequest,
     TxnResponse,
+    WatchCreateRequest,
+    WatchResponse,
 )
 from pyetcd.proto.rpc_pb2 import Compare as RpcCompare
 from pyetcd.store.db import StorageFailure
@@ -42,7 +44,7 @@ from pyetcd.store.db import StorageFailure
 # What comes of these is seen in the log, or looked at by who asked.
 UNCHECKED = frozenset({
     "member_add", "member_promote", "member_remove", "member_update", "alarm", "defragment",
-    "hash_kv", "move_leader", "copy",
+    "hash_kv", "move_leader", "copy", "may_watch",
 })  # fmt: skip
 NEVER = "context deadline exceeded"  # what a withdrawn proposal is answered with
 
@@ -186,6 +188,9 @@ class Client:
             process.loop.create_task(self._keep_alive(call, op, process))
         elif op.kind == "copy":
             op.request(call, process)
+        elif op.kind == "may_watch":  # as WatchApi asks; the stream itself is a Watcher's
+            refusal = process.core.access.refusal_of_watch(call, op.request)
+            call.fail(0, refusal.rpartition(" desc = ")[2]) if refusal else call.reply(b"")
         else:
             request = op.request
             if self.login is not None:  # a handler wipes passwords
@@ -460,6 +465,10 @@ class Client:
         assert self.login is not None
         request = AuthenticateRequest(name=self.login.user, password=self.login.password())
         return "authenticate", request, AuthenticateResponse
+
+    def _may_watch(self) -> tuple[str, Any, Any]:
+        first, end = self._span()
+        return "may_watch", WatchCreateRequest(key=first, range_end=end), WatchResponse
 
     # For who looks after a cluster
 

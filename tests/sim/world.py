@@ -41,7 +41,7 @@ from sim.network import Network
 from sim.operators import Caretaker, Compactor, Operator, Replacer
 from sim.salt import salted
 from sim.shape import AUTH_BYTES, V2_BYTES, Shape, has, tuned
-from sim.v2_traffic import V2Client
+from sim.v2_traffic import V2Client, V2Watcher
 from sim.watchers import Watcher
 from sim.workload import Client
 
@@ -278,7 +278,8 @@ class World:
             others = [Administrator(self, n) for n in (1, 2)]
             operators += others
         if shape.v2:
-            others = [*others, *(V2Client(self, n) for n in range(1, 4))]
+            others += [V2Client(self, n) for n in range(1, 4)]
+            others += [V2Watcher(self, n) for n in range(1, 4)]
         rng = self.rng_for("faults")
         chaos_ends_s = self.clock.now_s + shape.chaos_s
         if shape.faults:

@@ -34,6 +34,7 @@ HASHED = ("auth_user_add", "auth_user_change_password", "authenticate")
 _ROOTS = (
     "compact", "member_add", "member_promote", "member_remove", "member_update", "move_leader",
 )  # fmt: skip
+_READS = ("range", "may_watch")
 _WRITES = ("put", "delete_range", "txn", "lease_revoke")
 
 
@@ -61,7 +62,7 @@ def check_access(history: History, op: Operation) -> None:
         _check_void(auth, op)
     elif op.kind == "authenticate":
         _check_authenticated(history, op, text)
-    elif op.kind == "range" or (op.kind == "txn" and not op.request_id and not text):
+    elif op.kind in _READS or (op.kind == "txn" and not op.request_id and not text):
         _check_read(history, op, text)
     elif not op.request_id and text:
         _check_refusal(history, op, text)
@@ -90,7 +91,7 @@ def _check_void(auth: AuthModel, op: Operation) -> None:
 
 def _check_read(history: History, op: Operation, text: str) -> None:
     auth, request = history.model.auth, op.request
-    if op.kind == "range":
+    if op.kind in _READS:
         ranges = [(request.key, request.range_end, READ)]
     else:
         ranges = of_txn(request, None)

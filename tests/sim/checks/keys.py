@@ -6,9 +6,11 @@ from typing import Any
 
 from sim.checks.log import History, Operation
 from sim.checks.violation import Violation
-from sim.v2_model import ROOT, STATUS, Result, Shown, read
+from sim.v2_model import ROOT, STATUS, Happened, Result, Shown, read
 
 RAFT = 300  # an error that says only that it did not work out here
+CLEARED = 401  # the history does not reach back so far
+HISTORY = 1000  # it holds so many events
 
 
 def check_keys(history: History, op: Operation) -> Result | None:
@@ -41,6 +43,49 @@ def check_keys(history: History, op: Operation) -> Result | None:
     if request.is_sorted and not _is_sorted(found.get("node", {})):
         raise Violation("v2", f"{op} is not sorted")
     return result
+
+
+def check_poll(history: History, op: Operation) -> int:
+    """An answer that has waited for an event: the first one of its path from an index on. The index
+    of the event; 0 for none."""
+    status, headers, body = op.answer
+    if not body:
+        return 0  # the client has left
+    found, model, asked = json.loads(body), history.model.v2, op.request
+    shown = int(headers["X-Etcd-Index"])
+    since = int(asked.fields.get("waitIndex", shown + 1))
+    if "errorCode" in found:
+        if found["errorCode"] != CLEARED or since > shown - HISTORY:
+            raise Violation("v2", f"{op}: {found}")
+        return 0
+    result = result_of(found, shown)
+    index: int = result[2][4]
+    event = model.events.get(index)
+    if event is None or status != 200:
+        raise Violation("v2", f"{op} is told {found}: {event}")
+    expected = ("v2", event.action, event.node, event.prev, shown)
+    if index < since or result != _outside(expected) or not _concerns(asked, event, strict=False):
+        raise Violation("v2", f"{op} is told {result}, not {expected}")
+    for missed in range(since, index):
+        before = model.events.get(missed)
+        if before is not None and _concerns(asked, before, strict=True):
+            raise Violation("v2", f"{op} is told of {index}, not of {before}")
+    return index
+
+
+def _concerns(asked: Any, event: Happened, *, strict: bool) -> bool:
+    """Whether a watch of a path is told of it. Not `strict`: or may be, for two rules differ
+    between what has been and what comes: names with an underscore, and directories that go."""
+    key, path = event.node[0], asked.path
+    if event.is_refresh:
+        return False
+    if key == path:
+        return True
+    is_below = key.startswith(path + "/")
+    if asked.recursive and is_below and ("/_" not in key or not strict):
+        return True
+    is_gone = event.action in ("delete", "expire") and event.node[2]
+    return not strict and is_gone and path.startswith(key)
 
 
 def _failed(history: History, op: Operation, cause: str) -> None:
