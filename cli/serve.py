@@ -73,7 +73,8 @@ def _start_log(config: Config) -> None:
         rotation = Rotation.parse(config.log_rotation_config_json)
     try:
         level = config.log_level.lower() or "info"
-        logs.configure(level, config.log_outputs, rotation, held=True)
+        outputs = config.log_outputs or ("default",)
+        logs.configure(level, outputs, rotation, held=True)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise StartupRefused(f"open {error.filename}: {reason}; correct --log-outputs") from None

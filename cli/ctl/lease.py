@@ -1,8 +1,10 @@
 """lease grant, revoke, timetolive, list, keep-alive."""
 
 import queue
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import grpc
 
@@ -17,6 +19,8 @@ from pyetcd.proto import rpc_pb2 as rpc
 
 NOT_FOUND = "etcdserver: requested lease not found"
 RECONNECT_S = 0.5  # clientv3 lease.go: retryConnWait
+FIRST_ANSWER_S = 1.0  # beside the time to dial; lease.go: firstKeepAliveTimeout
+_FIRST_ANSWER_UNDIALED_S = 5.0
 _HALT = "no more requests"
 
 
@@ -79,7 +83,8 @@ def list_all(context: Context) -> None:
 
 
 def keep_alive(context: Context) -> None:
-    """`lease keep-alive`: once, or every third of the lease's time until it is gone."""
+    """`lease keep-alive`: once, or every third of the lease's time until it is gone, or no answer
+    has come for so long that it may be."""
     if len(context.args) != 1:
         text = "lease keep-alive command needs lease ID as argument"
         raise context.fail(BAD_ARGS, text)
@@ -87,30 +92,80 @@ def keep_alive(context: Context) -> None:
     client = context.client()
     display = context.display()
     once = context.flags.boolean("once")
-    while True:
-        try:
-            for answer in renewals(client, lease_id, once=once):
-                if answer.TTL <= 0:
-                    break
-                display.show("keep_alive", answer)
-                context.flush()
-                if once:
-                    return
-            else:
-                continue
-            break
-        except ClientError as failure:
-            if failure.code not in ("Unavailable", "Internal"):
-                raise context.fail(BAD_CONNECTION, failure.text) from None
-            time.sleep(RECONNECT_S)
+    keeper = Keeper(client, lease_id, once=once)
+    wait_s = None if once else _first_answer_s(context)
+    try:
+        while True:
+            try:
+                answer = keeper.inbox.get(timeout=wait_s)
+            except queue.Empty:
+                break
+            if isinstance(answer, ClientError):
+                raise context.fail(BAD_CONNECTION, answer.text)
+            if answer.TTL <= 0:
+                break
+            display.show("keep_alive", answer)
+            context.flush()
+            if once:
+                return
+            wait_s = float(answer.TTL)
+    finally:
+        keeper.stop()
     if once:
         raise context.fail(BAD_CONNECTION, NOT_FOUND)
     if display.format == "simple":
         context.print(f"lease {lease_id:016x} expired or revoked.")
 
 
-def renewals(client: Client, lease_id: int, *, once: bool) -> Iterator[rpc.LeaseKeepAliveResponse]:
-    """Answers of one stream; the next request leaves a third of the TTL after an answer."""
+def _first_answer_s(context: Context) -> float:
+    dial_s = context.flags.integer("dial-timeout") / 1e9
+    return max(0.0, dial_s + FIRST_ANSWER_S) if dial_s else _FIRST_ANSWER_UNDIALED_S
+
+
+class Keeper:
+    """Renews a lease in a thread of its own. What came, and the error that ended it, is in `inbox`:
+    an answer or two for each TTL."""
+
+    def __init__(self, client: Client, lease_id: int, *, once: bool) -> None:
+        self.inbox: queue.SimpleQueue[rpc.LeaseKeepAliveResponse | ClientError]
+        self.inbox = queue.SimpleQueue()
+        self._client, self._lease_id, self._once = client, lease_id, once
+        self._has_stopped = threading.Event()
+        self._call: Any = None
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def stop(self) -> None:
+        """No renewal leaves after this."""
+        self._has_stopped.set()
+        if self._call is not None:
+            self._call.cancel()
+
+    def _run(self) -> None:
+        while not self._has_stopped.is_set():
+            try:
+                for answer in renewals(
+                    self._client, self._lease_id, once=self._once, opened=self._note
+                ):
+                    self.inbox.put(answer)
+                    if answer.TTL <= 0:
+                        return
+            except ClientError as failure:
+                if failure.code not in ("Unavailable", "Internal"):
+                    self.inbox.put(failure)
+                    return
+            except ValueError:  # the channel was closed: the command is over
+                return
+            self._has_stopped.wait(RECONNECT_S)
+
+    def _note(self, call: object) -> None:
+        self._call = call
+
+
+def renewals(
+    client: Client, lease_id: int, *, once: bool, opened: Callable[[object], None] | None = None
+) -> Iterator[rpc.LeaseKeepAliveResponse]:
+    """Answers of one stream; the next request leaves a third of the TTL after an answer. `opened`
+    gets the stream, which can be cancelled."""
     waits: queue.SimpleQueue[float | str] = queue.SimpleQueue()  # at most one wait is in it
 
     def requests() -> Iterator[rpc.LeaseKeepAliveRequest]:
@@ -120,7 +175,10 @@ def renewals(client: Client, lease_id: int, *, once: bool) -> Iterator[rpc.Lease
             yield rpc.LeaseKeepAliveRequest(ID=lease_id)
 
     try:
-        for answer in client.stream(calls.LEASE_KEEP_ALIVE, requests()):
+        stream = client.stream(calls.LEASE_KEEP_ALIVE, requests())
+        if opened is not None:
+            opened(stream)
+        for answer in stream:
             if not once and answer.TTL > 0:
                 waits.put(answer.TTL / 3)
             yield answer

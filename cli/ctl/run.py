@@ -50,6 +50,7 @@ def perform(found: Found, context: Context) -> int:
     """Calls the command's function, or shows its help; returns the exit code."""
     if found.help:
         context.write(usage(found.command).encode())
+        context.flush()
         return 0
     try:
         _function(found.command.run)(context)

@@ -8,7 +8,9 @@ file of that name stays.
 import hashlib
 import json
 import os
+import stat
 import time
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Final
 
 from pyetcd.cli.context import Context
@@ -18,6 +20,7 @@ from pyetcd.cli.terminal import BAD_ARGS, INTERRUPTED
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from pyetcd.cli import client as calls
     from pyetcd.proto import rpc_pb2 as rpc
 
 TRAILER_BYTES: Final = 32
@@ -57,7 +60,8 @@ def save(context: Context) -> None:
         try:
             os.rename(part, path)
         except OSError as error:
-            text = f"could not rename {part} to {path} (rename {part} {path}: {_reason(error)})"
+            reason = "file exists" if _is_folder(path) else _reason(error)  # Go's words
+            text = f"could not rename {part} to {path} (rename {part} {path}: {reason})"
             raise _Interrupted(text) from None
         _sync_folder(path)
     except _Interrupted as failure:
@@ -70,24 +74,15 @@ def save(context: Context) -> None:
     context.print(f"Snapshot saved at {path}")
 
 
-def _fetch(context: Context, client: object, endpoint: str, descriptor: int) -> None:
+def _fetch(context: Context, client: "calls.Client", endpoint: str, descriptor: int) -> None:
     """The stream into the file, fsynced and checked."""
     import grpc
 
-    from pyetcd.cli import client as calls
-    from pyetcd.proto import rpc_pb2 as rpc
-
-    assert isinstance(client, calls.Client)
     began_s = time.monotonic()
-    answers = client.server_stream(
-        calls.SNAPSHOT, rpc.SnapshotRequest(), timeout_s=context.time_left_s()
-    )
-    opened = "opened snapshot stream; downloading"
-    _info(context, "v3/maintenance.go:211", opened, logger="client")
-    _info(context, "snapshot/v3_snapshot.go:76", "fetching snapshot", endpoint=endpoint)
+    stream, first = _opened(context, client, endpoint)
     digest, size_bytes, tail = hashlib.sha256(), 0, b""
     try:
-        for answer in _watched(context, answers):
+        for answer in _watched(context, chain(first, stream)):
             # The last 32 bytes of all are the digest of the rest.
             tail += answer.blob
             size_bytes += len(answer.blob)
@@ -113,6 +108,41 @@ def _fetch(context: Context, client: object, endpoint: str, descriptor: int) -> 
         size=human_bytes(size_bytes),
         took=_ago(int(time.monotonic() - began_s)),
     )
+
+
+def _opened(
+    context: Context, client: "calls.Client", endpoint: str
+) -> "tuple[Iterator[rpc.SnapshotResponse], list[rpc.SnapshotResponse]]":
+    """The stream, and its first answer: until that is there, nobody knows of a stream."""
+    import grpc
+
+    from pyetcd.cli import client as calls
+    from pyetcd.proto import rpc_pb2 as rpc
+
+    first: list[rpc.SnapshotResponse] = []
+    failed = None
+    stream: Iterator[rpc.SnapshotResponse] = iter(())
+    try:
+        timeout_s = context.time_left_s()
+        request = rpc.SnapshotRequest()
+        stream = iter(client.server_stream(calls.SNAPSHOT, request, timeout_s=timeout_s))
+        first = list(islice(stream, 1))
+    except grpc.RpcError as failure:
+        failed = client.translate(failure)
+    except calls.ClientError as failure:
+        failed = failure
+    if failed is not None and failed.description.startswith("latest balancer error"):
+        error = f"rpc error: code = {failed.code} desc = {failed.description}"
+        text = "streamer failed to create ClientStream"
+        place = "v3/retry_interceptor.go:135"
+        _log(context, "error", place, text, logger="client", error=error)
+        raise _Interrupted(failed.text)
+    opened = "opened snapshot stream; downloading"
+    _info(context, "v3/maintenance.go:211", opened, logger="client")
+    _info(context, "snapshot/v3_snapshot.go:76", "fetching snapshot", endpoint=endpoint)
+    if failed is not None:
+        raise _Interrupted(failed.text)
+    return stream, first
 
 
 def _watched(
@@ -168,6 +198,13 @@ def _sync_folder(path: str) -> None:
         os.close(descriptor)
 
 
+def _is_folder(path: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
 def _remove(part: str) -> None:
     try:
         os.unlink(part)
@@ -180,7 +217,11 @@ def _reason(error: OSError) -> str:
 
 
 def _info(context: Context, caller: str, message: str, **fields: str) -> None:
-    line: dict[str, object] = {"level": "info", "ts": round(time.time(), 7)}
+    _log(context, "info", caller, message, **fields)
+
+
+def _log(context: Context, level: str, caller: str, message: str, **fields: str) -> None:
+    line: dict[str, object] = {"level": level, "ts": round(time.time(), 7)}
     if "logger" in fields:
         line["logger"] = fields.pop("logger")
     line |= {"caller": caller, "msg": message, **fields}

@@ -232,6 +232,8 @@ ENDPOINTS = """
 --endpoints={dead},{ep} --command-timeout=300ms defrag
 --endpoints={dead} --command-timeout=300ms lease grant 10
 --endpoints={dead} --command-timeout=300ms lease revoke 1
+--endpoints={dead} --dial-timeout=100ms lease keep-alive 1
+--endpoints={hang} --dial-timeout=100ms lease keep-alive 1 -w json
 --endpoints={dead} --command-timeout=300ms alarm list
 --endpoints={dead} --command-timeout=300ms alarm disarm
 --endpoints={dead} --command-timeout=300ms compaction 1
