@@ -48,6 +48,7 @@ class V2Store:
         self.tree.dropped = self._mark_dropped
         # Of the entry that is being applied: by path, None for what is gone.
         self._changed: dict[str, Node | None] = {}
+        self._written = 0  # the index of the last event in the file
         self.reload(backend)
 
     def reload(self, backend: Backend) -> None:
@@ -67,8 +68,10 @@ class V2Store:
             node.expiration_ns = expiration_ns
             tree.restore(node)
         events: list[Any] = backend.query("SELECT data FROM v2_events ORDER BY event_index")
-        tree.hub.history = History(Event.of_row(json.loads(row[0])) for row in events)
-        tree.index = self._written = tree.hub.history.last_index
+        history = History(Event.of_row(json.loads(row[0])) for row in events)
+        known, self._written = self._written, history.last_index
+        tree.index = self._written
+        tree.hub.replace(history, known)
 
     @property
     def index(self) -> int:
@@ -200,9 +203,10 @@ class V2Store:
         return self.tree.get(request.Path, recursive=request.Recursive, is_sorted=request.Sorted)
 
     def watch(
-        self, request: Request, sink: Callable[[Event], None]
+        self, request: Request, sink: Callable[[Event | None], None]
     ) -> tuple[Watcher, Event | None]:
-        """The watcher, and the event it need not wait for; V2Error if that is gone."""
+        """The watcher, and the event it need not wait for; V2Error if that is gone. The sink gets
+        None if later ones are (v2watch.py)."""
         tree = self.tree
         watcher = Watcher(
             tree.hub,

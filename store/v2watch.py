@@ -2,7 +2,8 @@
 
 A watcher waits at one path. A change of a key goes to the watchers of that key, to the recursive
 ones of every directory above it, and, when a directory goes with what is in it, to the watchers of
-all that was below. Names that begin with `_` are seen only by who names them.
+all that was below. Names that begin with `_` are seen only by who names them. Who waits while a
+snapshot is installed is told what happened meanwhile (in etcd he misses it).
 
 Bound: one watcher for each request that waits, and connections are bounded (server/listen.py). What
 a watcher cannot take is its own affair: its sink must not wait.
@@ -11,9 +12,10 @@ a watcher cannot take is its own affair: its sink must not wait.
 import posixpath
 from collections.abc import Callable
 
-from pyetcd.store.v2event import Event, History
+from pyetcd.store.v2event import DELETE, EXPIRE, Event, History
 
-Sink = Callable[[Event], None]
+# None, once and last: there may have been an event, and nobody knows it any more.
+Sink = Callable[[Event | None], None]
 
 
 class Watcher:
@@ -71,6 +73,26 @@ class Hub:
         if not at:
             del self._watchers[watcher.key]
 
+    def replace(self, history: History, known: int) -> None:
+        """A snapshot was installed: its history, and to the watchers what comes in it after
+        `known`. They are let go if it does not reach back so far."""
+        self.history = history
+        if history.start_index > known + 1:
+            for watcher in [watcher for at in self._watchers.values() for watcher in at]:
+                self.remove(watcher)
+                watcher.sink(None)
+            return
+        for event in history.since(known + 1) if self._watchers else ():
+            if event.is_refresh:
+                continue
+            prev = event.prev_node
+            if event.action in (DELETE, EXPIRE) and prev is not None and prev.is_dir:
+                # What was below it is not in the history.
+                below = event.node.key + "/"
+                for path in [path for path in self._watchers if path.startswith(below)]:
+                    self.notify_at(event, path, is_deleted=True)
+            self._tell(event)
+
     def add(self, event: Event) -> None:
         """Into the history only."""
         self.history.add(event)
@@ -78,6 +100,9 @@ class Hub:
     def notify(self, event: Event) -> None:
         """Into the history, and to the watchers of the key and of all above it."""
         self.history.add(event)
+        self._tell(event)
+
+    def _tell(self, event: Event) -> None:
         self.notify_at(event, "/", is_deleted=False)
         path = ""
         for segment in event.node.key.split("/")[1:]:

@@ -115,11 +115,14 @@ class KeyStream:
             # As from etcd: a stream that begins with an event of the past has no other one.
             self._take(event)
 
-    def _take(self, event: Event) -> None:
+    def _take(self, event: Event | None) -> None:
         """Called while an entry is being applied: it writes, but what comes after the end of an
         answer, such as the next request of the connection, has to wait."""
         if self._is_last:
-            return
+            return None
+        if event is None:
+            self._is_last = True
+            return self._pump()
         self._queue.append(event_json(event).encode())
         if not self._asked.Stream:
             self._is_last = True
@@ -128,7 +131,7 @@ class KeyStream:
             self._is_last = True
             assert self._watcher is not None
             self._watcher.cancel()
-        self._pump()
+        return self._pump()
 
     def _pump(self) -> None:
         responder = self._responder

@@ -5,7 +5,7 @@ from typing import Any
 from pyetcd.proto import errors
 from pyetcd.server import access
 from pyetcd.server.api import auth as auth_api
-from pyetcd.store import auth, auth_requests, v2, v2tree
+from pyetcd.store import auth, auth_requests, v2, v2tree, v2watch
 from pyetcd.store.tokens import SimpleTokens
 
 Patch = tuple[Any, str, Any]
@@ -129,6 +129,15 @@ def v2_not_read_from_snapshot() -> list[Patch]:
     return [(v2.V2Store, "reload", reload)]
 
 
+def v2_watchers_forgotten_at_restore() -> list[Patch]:
+    """Who waits over an installed snapshot misses what happened meanwhile (docs/bugs.md)."""
+
+    def replace(self: Any, history: Any, known: int) -> None:
+        self.history = history
+
+    return [(v2watch.Hub, "replace", replace)]
+
+
 USER_BUGS = (
     old_rights_at_apply,
     rights_kept_after_revocation,
@@ -141,4 +150,5 @@ USER_BUGS = (
     v2_index_of_nodes,
     v2_children_stay,
     v2_not_read_from_snapshot,
+    v2_watchers_forgotten_at_restore,
 )

@@ -136,6 +136,55 @@ def test_watchers(store: V2Store) -> None:
     assert watch(store, "/d/f", Since=5) == []
 
 
+def told_over_a_snapshot(
+    store: V2Store, tmp_path: Path, path: str, places: list[str], **fields: Any
+) -> list[int | None]:
+    """What a watcher of `store` hears when the state after writes to these places is installed."""
+    told: list[int | None] = []
+
+    def sink(event: Event | None) -> None:
+        told.append(None if event is None else event.index)
+
+    ask(store, "PUT", "/a", Val="v")
+    store.watch(Request(Path="/1" + path, **fields), sink)
+    other = Backend.open(str(tmp_path / "other.db"), create=True)
+    newer = V2Store(other, store.now_ns)
+    for place in ["/a", *places]:
+        ask(newer, "PUT", place, Val="v")
+    ask(newer, "DELETE", "/d", Recursive=True)
+    store.reload(other)
+    ask(store, "PUT", "/a", Val="then")
+    other.close()
+    return told
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "told"),
+    [
+        ("/a", {}, [3]),
+        ("/a", {"Stream": True}, [3, 5, 7]),
+        ("/a", {"Since": 4}, [5]),
+        ("/a", {"Since": 6}, [7]),
+        ("", {"Recursive": True, "Stream": True}, [2, 3, 5, 6, 7]),
+        ("/d/x", {"Stream": True}, [2, 6]),
+        ("/e", {}, []),
+    ],
+)
+def test_watchers_over_a_snapshot(
+    store: V2Store, tmp_path: Path, path: str, fields: Any, told: list[int]
+) -> None:
+    """What happened meanwhile they are told, in its order and once."""
+    places = ["/d/x", "/a", "/_h", "/a"]
+    assert told_over_a_snapshot(store, tmp_path, path, places, **fields) == told
+    assert store.tree.hub.count == (path == "/e" or "Stream" in fields)
+
+
+def test_a_watcher_whose_events_are_gone_is_ended(store: V2Store, tmp_path: Path) -> None:
+    places = ["/d", *["/b"] * HISTORY_MAX]
+    assert told_over_a_snapshot(store, tmp_path, "/a", places, Stream=True) == [None]
+    assert store.tree.hub.count == 0
+
+
 def test_the_history_is_bounded(store: V2Store, backend: Backend) -> None:
     for number in range(HISTORY_MAX + 32):
         ask(store, "PUT", "/a", Val=str(number))
