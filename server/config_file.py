@@ -7,6 +7,7 @@ its line.
 """
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import yaml
@@ -15,6 +16,9 @@ from pyetcd.proto.gotext import INT64_MAX, quote
 from pyetcd.server import config_values as values
 from pyetcd.server.config_options import ConfigError, Kind, Note, Option
 from pyetcd.server.config_values import parse_urls
+
+_EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
+_FLOAT_MAX = 1e21  # from there on Go writes an exponent into JSON, and then it is no whole number
 
 FILE_BYTES_MAX = 1024 * 1024  # a larger file is not a configuration: refused
 
@@ -102,6 +106,8 @@ def _pairs(
 def _value(loader: yaml.SafeLoader, node: yaml.Node) -> object:
     if isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:timestamp":
         return node.value  # etcd's reader has no dates: it is text
+    if isinstance(node, yaml.ScalarNode) and node.style is None and _EXPONENT.fullmatch(node.value):
+        return float(node.value)  # PyYAML wants a point in it, YAML does not
     value: object = loader.construct_object(node, deep=True)
     return value
 
@@ -138,6 +144,8 @@ def _convert(option: Option, value: object) -> object:
 
 
 def _number(option: Option, value: object) -> object:
+    if isinstance(value, float) and value.is_integer() and abs(value) < _FLOAT_MAX:
+        value = int(value)  # so templates write large numbers: 8.589934592e+09
     if option.kind is Kind.DURATION:
         if isinstance(value, bool) or not isinstance(value, int):
             raise _Mismatch("a whole number of nanoseconds (5s is 5000000000)")

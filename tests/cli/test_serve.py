@@ -155,6 +155,19 @@ def test_levels_as_zap_reads_them(served: Any, level: str) -> None:
     assert served(lambda config: 0, f"--log-level={level}")[0] == 0
 
 
+def test_no_outputs_are_the_default(tmp_path: Path) -> None:
+    path = tmp_path / "c.yml"
+    script = (
+        "from pyetcd.cli import serve\n"
+        "serve._run_member = lambda config: serve.logs.release() or 0\n"
+        "serve.check_data_dir = lambda path: None\n"
+        f"serve.main(['--config-file={path}'])"
+    )
+    path.write_text("log-outputs: []\n")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
+    assert b'"msg":"starting an etcd server"' in done.stderr
+
+
 def test_signals_that_end_no_program_in_go() -> None:
     script = (
         "import os, signal\nfrom pyetcd.cli import serve\n"

@@ -164,6 +164,17 @@ peer-transport-security:
     assert len(config.listen_metrics_urls) == 2
 
 
+@pytest.mark.parametrize("text", ["8.589934592e+09", "8589934592.0", "8589934592e0", "0x200000000"])
+def test_whole_numbers_of_templates(tmp_path: Path, text: str) -> None:
+    config = from_file(tmp_path, f"quota-backend-bytes: {text}\n")
+    assert config.quota_backend_bytes == 8589934592
+
+
+def test_periods_of_a_file_without_a_mode(tmp_path: Path) -> None:
+    config = from_file(tmp_path, 'auto-compaction-retention: "1h"\n')
+    assert config.compaction_retention == 3_600_000_000_000
+
+
 def test_empty_file_means_defaults(tmp_path: Path) -> None:
     assert from_file(tmp_path, "").name == "default"
     assert from_file(tmp_path, "# nothing\n").listen_client_urls[0].port == "2379"
@@ -175,6 +186,10 @@ def test_empty_file_means_defaults(tmp_path: Path) -> None:
         ("max-txn-ops: abc", 'line 1: max-txn-ops must be a whole number, not "abc"'),
         ("max-txn-ops: '5'", 'must be a whole number, not "5"'),
         ("max-txn-ops: 1.5", "must be a whole number, not 1.5"),
+        ("max-txn-ops: 1e-2", "must be a whole number, not 0.01"),
+        ("max-txn-ops: '1e2'", 'must be a whole number, not "1e2"'),
+        ("max-txn-ops: 1e400", "must be a whole number, not inf"),
+        ("name: 1e2", "name must be a text"),
         ("max-txn-ops: true", "must be a whole number, not true"),
         ("a: 1\nmax-txn-ops: -1", "line 2: max-txn-ops must be a whole number from 0 to"),
         ("pre-vote: 1", "pre-vote must be true or false, not 1"),
