@@ -14,6 +14,7 @@ output, and more than control_replies_max frames waiting then stop the reading.
 """
 
 import asyncio
+import os
 import socket
 import time
 from collections.abc import Callable, Coroutine
@@ -73,6 +74,7 @@ class Listener:
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[object]] = set()
         self._dirty: list[_Wire] = []  # connections with output, fetched once a turn
+        self._files: list[tuple[str, int]] = []  # of unix sockets: path, inode
         self._timer: asyncio.TimerHandle | None = None
         self._ticks = 0
         self._date_at = 0
@@ -97,6 +99,7 @@ class Listener:
         make = partial(Sniffer, self, self._tls if secure else None)
         if sock is not None and sock.family == socket.AF_UNIX:
             server = await self.loop.create_unix_server(make, sock=sock, backlog=_BACKLOG)
+            self._note_file(sock)
         elif sock is not None:
             server = await self.loop.create_server(make, sock=sock, backlog=_BACKLOG)
         else:
@@ -110,6 +113,7 @@ class Listener:
         self.stopping = True
         for server in self._servers:
             server.close()
+        self._remove_files()
         for transport in list(self.sniffers):
             transport.abort()  # nothing was asked there
         for sniffing in list(self.sniffing.values()):
@@ -134,6 +138,20 @@ class Listener:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _note_file(self, sock: socket.socket) -> None:
+        path = os.path.abspath(sock.getsockname())
+        self._files.append((path, os.stat(path).st_ino))
+
+    def _remove_files(self) -> None:
+        """Those of unix sockets, unless another process listens there by now."""
+        for path, number in self._files:
+            try:
+                if os.stat(path).st_ino == number:
+                    os.unlink(path)
+            except OSError:
+                continue
+        self._files.clear()
 
     async def _wait_idle(self, timeout_s: float) -> None:
         if not self.connections:

@@ -4,6 +4,7 @@ Every refusal is one line, `StartupRefused`: what is wrong, in etcd's words wher
 what to do. The checks create nothing; `bind` leaves no socket open when it refuses.
 """
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -172,7 +173,7 @@ class Sockets:
 
     def close(self) -> None:
         for bound in (*self.clients, *self.http, *self.peers, *self.metrics):
-            bound.socket.close()
+            _let_go(bound)
 
 
 def bind_member(config: Config) -> Sockets:
@@ -187,6 +188,8 @@ def bind_member(config: Config) -> Sockets:
     try:
         for kind, (flag, urls) in kinds.items():
             reuse_port = config.socket_reuse_port
+            if kind == "clients":
+                urls = tuple(dict.fromkeys(urls))  # twice the same is once, as in etcd
             getattr(sockets, kind).extend(bind_all(flag, urls, reuse_port=reuse_port))
     except BaseException:
         sockets.close()
@@ -205,9 +208,17 @@ def bind_all(
             bound.append(Bound(url, one))
     except BaseException:
         for one_bound in bound:
-            one_bound.socket.close()
+            _let_go(one_bound)
         raise
     return bound
+
+
+def _let_go(bound: Bound) -> None:
+    """Closes a socket that nobody has served yet; no file of it stays."""
+    if bound.url.is_unix and bound.socket.fileno() >= 0:
+        with contextlib.suppress(OSError):
+            os.unlink(bound.url.address)
+    bound.socket.close()
 
 
 def bind(flag: str, url: Url, *, reuse_port: bool, reuse_address: bool) -> socket.socket:

@@ -8,8 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from pyetcd.server.config import Config, load
 from pyetcd.server.config_values import parse_url
-from pyetcd.server.startup import StartupRefused, bind, bind_all, check_data_dir, notify_ready
+from pyetcd.server.startup import (
+    StartupRefused,
+    bind,
+    bind_all,
+    bind_member,
+    check_data_dir,
+    notify_ready,
+)
 
 
 def tree(folder: Path) -> list[tuple[str, int]]:
@@ -117,6 +125,30 @@ def test_unix_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "localhost:77").write_text("a file of the user")
     text = refusal(lambda: bind("x", url, reuse_port=False, reuse_address=False))
     assert text.startswith("listen unix localhost:77: bind: address already in use")
+
+
+def test_a_refused_start_leaves_no_unix_socket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    urls = [parse_url(f"unix://localhost:{number}") for number in (77, 78)]
+    (tmp_path / "localhost:78").write_text("a file of the user")
+    assert "address already in use" in refusal(lambda: bind_all("listen-client-urls", urls))
+    assert os.listdir(tmp_path) == ["localhost:78"]
+
+
+def test_client_urls_given_twice(free_ports: Callable[[int], list[int]]) -> None:
+    client, peer = (f"http://127.0.0.1:{port}" for port in free_ports(2))
+
+    def config(*clients: str) -> Config:
+        argv = [f"--listen-client-urls={','.join(clients)}", f"--advertise-client-urls={client}"]
+        return load([*argv, f"--listen-peer-urls={peer}", "--auto-tls"], {})
+
+    sockets = bind_member(config(client, client))
+    assert [bound.url.text for bound in sockets.clients] == [client]
+    sockets.close()
+    both = config(client, client.replace("http", "https"))
+    assert "address already in use" in refusal(lambda: bind_member(both))
 
 
 def test_systemd_is_told(tmp_path: Path) -> None:

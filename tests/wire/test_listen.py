@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import http.client
+import os
 import resource
 import socket
 import ssl
@@ -291,6 +292,22 @@ def test_a_unix_socket(tmp_path):
         writer.close()
 
     run(main)
+    assert not (tmp_path / "s").exists()
+
+
+def test_the_socket_of_a_successor_stays(tmp_path):
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as later:
+
+        async def main(site, listener, port):
+            sock = socket.socket(socket.AF_UNIX)
+            sock.bind(path)
+            await listener.start(sock=sock)
+            later.bind(f"{path}.new")
+            os.rename(f"{path}.new", path)
+
+        run(main)
+        assert (tmp_path / "s").is_socket()
 
 
 def _contexts(tmp_path):
