@@ -4,6 +4,7 @@ As in test_differential.py each row runs in both programs against the same real 
 rows about what all commands share, and commands and mistakes that have no row there.
 """
 
+import json
 import shlex
 import socket
 import threading
@@ -11,6 +12,10 @@ from collections.abc import Iterator
 
 import pytest
 from rows import lines, split
+
+from pyetcd.cli.ctl.run import run
+
+DEAD = "127.0.0.1:1"
 
 GLOBAL_FLAGS = """
 --endpoints={ep} --debug get k1
@@ -325,3 +330,12 @@ def test_bytes(same, judge, argv, stdin):
         assert (b"invalid UTF-8" in err, code) == (True, 1)
         return
     same(words, {"ETCDCTL_ENDPOINTS": judge.endpoint}, stdin)
+
+
+def test_health_in_the_order_given(judge):
+    for endpoints in ([DEAD, judge.endpoint], [judge.endpoint, DEAD]):
+        argv = [f"--endpoints={','.join(endpoints)}", "--command-timeout=300ms"]
+        out, err, code = run([*argv, "endpoint", "health", "-w", "json"])
+        assert [each["endpoint"] for each in json.loads(out)] == endpoints
+        assert err.endswith(b"Error: unhealthy cluster\n")
+        assert code == 1
