@@ -214,7 +214,11 @@ def test_a_server_that_comes_back(machine):
     node = machine.single("etcd")
     argv = [*CTL, "shell", f"--endpoints={node.endpoint}", "--command-timeout=300ms"]
     pipe = subprocess.PIPE
-    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL) as process:
+    said = machine.folder / "said"
+    with (
+        said.open("wb") as errors,
+        subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=errors) as process,
+    ):
         assert process.stdin is not None and process.stdout is not None
 
         def say(line: str) -> None:
@@ -232,12 +236,12 @@ def test_a_server_that_comes_back(machine):
         for _ in range(2):
             say("put k 3")
         say("lease")  # shows its help when the puts are over
-        while process.stdout.readline() != b"NAME:\n":
-            pass
+        while (line := process.stdout.readline()) != b"NAME:\n":
+            assert line, said.read_text()
         node.start().wait_healthy()
         say("put k 4 --command-timeout=20s")
         while (line := process.stdout.readline()) != b"OK\n":
-            assert line
+            assert line, said.read_text()
         process.stdin.close()
         assert process.wait(30) == 1
 
