@@ -469,7 +469,7 @@ def streamed(kind: str) -> Iterator[rpc.SnapshotResponse]:
         ("full", "write: no space left on device"),
         (
             "folder",
-            "could not rename saved.part to saved (rename saved.part saved: is a directory)",
+            "could not rename saved.part to saved (rename saved.part saved: file exists)",
         ),
     ],
 )
