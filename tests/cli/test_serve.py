@@ -97,6 +97,7 @@ def served(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "environ", {})
     monkeypatch.setattr(logs, "install_bridges", lambda: None)
+    monkeypatch.setattr(logs, "_level", logs.level_value())  # a start sets it for the process
 
     def run(
         runner: Callable[[Config], int], *flags: str
