@@ -109,8 +109,8 @@ endpoint hashkv -w protobuf
 """
 
 LEASES = r"""
-lease grant 100 -w {f}
 lease grant 1
+lease grant 100 -w {f}
 lease grant 0 -w {f}
 lease grant -- -5
 lease grant 9000000001 -w {f}
