@@ -1,11 +1,10 @@
 """member add, remove, update, promote, list."""
 
-from urllib.parse import urlsplit
-
 from pyetcd.cli import client as calls
 from pyetcd.cli.context import Context, hex_id
 from pyetcd.cli.ctl.kv import call
 from pyetcd.cli.gotext import quote
+from pyetcd.cli.gourl import BadURL, member_urls
 from pyetcd.cli.printers.base import About
 from pyetcd.cli.terminal import BAD_ARGS, ERROR
 from pyetcd.proto import rpc_pb2 as rpc
@@ -83,29 +82,14 @@ def _change(
     """A call whose URLs clientv3 checks before it sends them."""
     context.start_timeout()
     client = context.client()
-    fault = _url_fault(peer_urls.split(","))
-    if fault:
-        raise context.fail(ERROR, fault)
+    try:
+        member_urls(peer_urls.split(","))
+    except BadURL as mistake:
+        raise context.fail(ERROR, str(mistake)) from None
     try:
         return client.call(method, request, timeout_s=context.time_left_s())
     except calls.ClientError as failure:
         raise context.fail(ERROR, failure.text) from None
-
-
-def _url_fault(urls: list[str]) -> str:
-    """What is wrong with the first bad URL: the rules and texts of client/pkg/types/urls.go."""
-    for text in urls:
-        text = text.strip()
-        parts = urlsplit(text)
-        if parts.scheme not in ("http", "https", "unix", "unixs"):
-            return f"URL scheme must be http, https, unix, or unixs: {text}"
-        if parts.scheme in ("unix", "unixs"):
-            continue
-        if ":" not in parts.netloc.rpartition("]")[2]:
-            return f'URL address does not have the form "host:port": {text}'
-        if parts.path:
-            return f"URL must not contain a path: {text}"
-    return ""
 
 
 def _member_id(context: Context) -> int:

@@ -11,9 +11,9 @@ from pyetcd.cli.ctl2.cluster import Cluster, connect, name_endpoints
 from pyetcd.cli.ctl2.context import Context
 from pyetcd.cli.ctl2.failure import Deadline, Failure
 from pyetcd.cli.ctl2.gojson import BadJSON
-from pyetcd.cli.ctl2.gourl import clean_path
 from pyetcd.cli.ctl2.http1 import CREATED, OK, Answer
 from pyetcd.cli.ctl2.member_list import expect
+from pyetcd.cli.gourl import clean_path
 from pyetcd.cli.terminal import Exit
 
 _AUTH: Final = "/v2/auth"

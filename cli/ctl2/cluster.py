@@ -10,8 +10,7 @@ import os
 from dataclasses import replace
 from typing import Final
 
-from pyetcd.cli import gotext
-from pyetcd.cli.ctl2 import gourl
+from pyetcd.cli import gotext, gourl
 from pyetcd.cli.ctl2.action import Action
 from pyetcd.cli.ctl2.context import BAD_CONNECTION, SERVER_ERROR, Context
 from pyetcd.cli.ctl2.exchange import (
@@ -19,11 +18,11 @@ from pyetcd.cli.ctl2.exchange import (
     Exchanger,
 )
 from pyetcd.cli.ctl2.failure import Deadline, DeadlineExceeded, Failure
-from pyetcd.cli.ctl2.gourl import URL, BadURL
 from pyetcd.cli.ctl2.http1 import INTERNAL_ERROR, UNAVAILABLE, Answer, Request, basic
 from pyetcd.cli.ctl2.member_list import LIST, read_members
 from pyetcd.cli.ctl2.tree import DEFAULT_ENDPOINTS
 from pyetcd.cli.ctl2.trust import Trust
+from pyetcd.cli.gourl import URL, BadURL
 from pyetcd.cli.terminal import Exit
 
 REDIRECTS_MAX: Final = 10

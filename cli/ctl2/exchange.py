@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from typing import Final
 
 from pyetcd.cli.ctl2.failure import Deadline, DeadlineExceeded, Failure
-from pyetcd.cli.ctl2.gourl import URL
 from pyetcd.cli.ctl2.http1 import (
     BROKEN,
     OK,
@@ -27,6 +26,7 @@ from pyetcd.cli.ctl2.http1 import (
     connect_request,
 )
 from pyetcd.cli.ctl2.trust import Trust
+from pyetcd.cli.gourl import URL
 
 DIAL_TIMEOUT_S: Final = 30.0
 HANDSHAKE_TIMEOUT_S: Final = 10.0

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from pyetcd.cli.ctl2.failure import Failure
-from pyetcd.cli.ctl2.gourl import URL, escaped_path, unescaped
 from pyetcd.cli.gotext import quote
+from pyetcd.cli.gourl import URL, escaped_path, unescaped
 
 OK, CREATED, NO_CONTENT, NOT_MODIFIED = 200, 201, 204, 304
 NOT_FOUND, CONFLICT, GONE = 404, 409, 410

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from pyetcd.cli.ctl2 import gourl
+from pyetcd.cli import gourl
 from pyetcd.cli.ctl2.action import FORM, Action
 from pyetcd.cli.ctl2.cluster import Cluster, connect, failed
 from pyetcd.cli.ctl2.context import Context

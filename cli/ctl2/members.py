@@ -5,14 +5,14 @@ import posixpath
 import time
 from typing import Final
 
-from pyetcd.cli.ctl2 import gojson, gourl
+from pyetcd.cli import gourl
+from pyetcd.cli.ctl2 import gojson
 from pyetcd.cli.ctl2.action import JSON, Action
 from pyetcd.cli.ctl2.cluster import Cluster, connect, connect_unsynced, exchanger_of, failed
 from pyetcd.cli.ctl2.context import NOT_HEALTHY, SERVER_ERROR, Context
 from pyetcd.cli.ctl2.exchange import Exchanger
 from pyetcd.cli.ctl2.failure import NEVER, Deadline, Failure
 from pyetcd.cli.ctl2.gojson import BadJSON
-from pyetcd.cli.ctl2.gourl import BadURL
 from pyetcd.cli.ctl2.http1 import (
     CONFLICT,
     CREATED,
@@ -25,6 +25,7 @@ from pyetcd.cli.ctl2.http1 import (
 )
 from pyetcd.cli.ctl2.member_list import LIST, Member, expect, read_member, read_members
 from pyetcd.cli.gotext import quote
+from pyetcd.cli.gourl import BadURL
 from pyetcd.cli.terminal import ERROR, Exit
 
 CHECK_EVERY_S: Final = 10

@@ -4,9 +4,9 @@ them: a server on this host is never asked through a proxy."""
 import ipaddress
 from collections.abc import Mapping
 
-from pyetcd.cli.ctl2 import gourl
+from pyetcd.cli import gourl
 from pyetcd.cli.ctl2.failure import Failure
-from pyetcd.cli.ctl2.gourl import URL, BadURL
+from pyetcd.cli.gourl import URL, BadURL
 
 
 def proxy_of(url: URL, env: Mapping[str, str]) -> URL | None:

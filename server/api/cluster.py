@@ -7,7 +7,6 @@ no revision, as in etcd.
 
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
-from urllib.parse import urlsplit
 
 from google.protobuf.message import Message
 
@@ -36,6 +35,7 @@ from pyetcd.proto.rpc_pb2 import (
 )
 from pyetcd.raft.types import ConfChange, ConfChangeType
 from pyetcd.server.api.base import Headers, refuse
+from pyetcd.server.config_values import parse_url
 from pyetcd.server.reads import LinearizableReads
 from pyetcd.server.wire.grpc import UnaryCall
 from pyetcd.store import members
@@ -229,15 +229,8 @@ class ClusterApi:
 
 
 def peer_urls(given: Sequence[str]) -> tuple[str, ...] | None:
-    """Sorted as etcd sorts them; None unless each is http(s)://host:port or a unix socket."""
-    for url in given:
-        try:
-            parts = urlsplit(url)
-            port = parts.port
-        except ValueError:  # brackets that do not close, a port that is no number
-            return None
-        if parts.scheme not in ("http", "https", "unix", "unixs") or parts.path:
-            return None
-        if port is None or parts.hostname is None:
-            return None
-    return tuple(sorted(given)) if given else None
+    """As etcd keeps them, sorted; None unless each is scheme://host:port."""
+    try:
+        return tuple(sorted(parse_url(url.strip()).text for url in given)) or None
+    except ValueError:
+        return None

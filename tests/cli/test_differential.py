@@ -222,6 +222,12 @@ member add x --peer-urls=foo
 member add x --peer-urls=http://foo
 member add x --peer-urls=http://127.0.0.1:1/path
 member add x --peer-urls=ftp://127.0.0.1:1
+member add x --peer-urls=http://[::1
+member add x --peer-urls=http://127.0.0.1:1,http://[::1]
+member add x --peer-urls='http://a b:1'
+member add x --peer-urls=http://h:x
+member add x --peer-urls=:1
+member add x --peer-urls=unix://h
 member remove
 member remove zz
 member remove 1

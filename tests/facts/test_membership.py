@@ -24,6 +24,7 @@ TIMING = ("--heartbeat-interval=50", "--election-timeout=500")
 NOT_FOUND = (5, "etcdserver: member not found")
 URL_EXISTS = (9, "etcdserver: Peer URLs already exists")
 TOO_MANY = (9, "etcdserver: too many learner members in cluster")
+BAD_URLS = (3, "etcdserver: given member URLs are invalid")
 NOT_STARTED = (2, "etcdserver: re-configuration failed due to not enough started members")
 UNHEALTHY = (14, "etcdserver: unhealthy cluster")
 NOT_READY = (9, "etcdserver: can only promote a learner member which is in sync with leader")
@@ -345,6 +346,10 @@ def test_fact_55_one_learner(house: House) -> None:
     added = change(leader, "Add", peerURLs=[url], isLearner=True)
     assert added.member.isLearner and len(added.members) == 4
     assert change(leader, "Add", peerURLs=[some_url()], isLearner=True) == TOO_MANY
+    for good in ("http://:1", "http://h:99999", "http://h:", "HTTP://h:1", " http://h:1 "):
+        assert change(leader, "Add", peerURLs=[good], isLearner=True) == TOO_MANY, good
+    for bad in ("http://a b:1", "http://h", "http://h:x", "http://h:1/", "tcp://h:1", "h:1", ""):
+        assert change(leader, "Add", peerURLs=[bad], isLearner=True) == BAD_URLS, bad
     assert change(leader, "Promote", ID=added.member.ID) == NOT_READY
     house.start_late(url)
     late = house.side(house.late)

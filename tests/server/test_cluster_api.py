@@ -7,7 +7,17 @@ from pyetcd.server.api.cluster import peer_urls
 
 @pytest.mark.parametrize(
     "url",
-    ["", "x", "http://", "http://a", "http://a:b", "http://[::1", "ftp://a:1", "http://a:1/path"],
+    [
+        "",
+        "x",
+        "http://",
+        "http://a",
+        "http://a:b",
+        "http://[::1",
+        "ftp://a:1",
+        "http://a:1/path",
+        "http://a b:1",
+    ],
 )
 def test_what_is_no_peer_url(url):
     assert peer_urls([url]) is None
