@@ -18,8 +18,9 @@ with two all.
 etcd's grpc-proxy passes no question for progress on: behind it the marks alone must do.
 
 Limits. In etcd before 3.5.8 with more than 512 watches that are behind at a time, a round is not of
-all of them. Who may read only a key without history, in a cluster that never compacted, gets no
-mark: then GRACE_S must do.
+all of them. Who may read only a key that is gone, in a cluster that never compacted, gets no mark:
+then ANSWERS questions, each a moment after the answer to the one before, must have given the server
+the time for a round, which is due every 100 ms.
 """
 
 import queue
@@ -39,8 +40,11 @@ from pyetcd.proto import kv_pb2 as kv
 from pyetcd.proto import rpc_pb2 as rpc
 from pyetcd.proto.keys import FROM_KEY
 
-ASK_S: Final = 0.1  # between two questions for progress
+ASK_S: Final = 0.1  # between an answer about progress and the next question
+REPEAT_S: Final = 1.0  # a question that has no answer by then is asked again
 GRACE_S: Final = 1.0
+UNMARKED_GRACE_S: Final = 5.0
+ANSWERS: Final = 10
 MARKS: Final = 2
 _COMPACTED: Final = "etcdserver: mvcc: required revision has been compacted"
 
@@ -74,6 +78,7 @@ class Past:
         self._mark = 0
         self._marks = 0  # that have come back since the last event
         self._progress = 0
+        self._answers_left = 0  # about progress, that must come yet
 
     def __iter__(self) -> Iterator[Step]:
         if self.revision <= 1:  # nothing was ever written
@@ -93,7 +98,7 @@ class Past:
             self._last and max(newest, self.compact_revision) >= self._last
         ):
             return True
-        return self._marks >= MARKS and self._progress >= self.revision
+        return self._marks >= MARKS and self._progress >= self.revision and self._answers_left <= 0
 
     def _take(self, answer: rpc.WatchResponse) -> Iterable[Step]:
         name = self._stream.name_of(answer)
@@ -114,6 +119,7 @@ class Past:
                 self._send_mark(first=False)
         elif answer.watch_id < 0:
             self._progress = answer.header.revision
+            self._answers_left -= 1
         return ()
 
     def _steps(self, events: Iterable[kv.Event]) -> Iterator[Step]:
@@ -143,8 +149,8 @@ class Past:
 
     def _send_mark(self, *, first: bool) -> None:
         if first:
-            self._marks = 0
-            self._stream.is_enough = False
+            self._marks = self._answers_left = 0
+            self._stream.is_enough, self._stream.grace_s = False, GRACE_S
             self._stream.cancel(self._mark)
         self._mark = 0
         if self._marks >= MARKS or self._last:
@@ -156,9 +162,8 @@ class Past:
         if known is not None:
             self._mark = self._stream.create(known.key, b"", known.mod_revision)
             return
-        time.sleep(GRACE_S)
-        self._marks, self._progress = MARKS, 0
-        self._stream.is_enough = True
+        self._marks, self._answers_left = MARKS, ANSWERS
+        self._stream.is_enough, self._stream.grace_s = True, UNMARKED_GRACE_S
 
     def _any_pair(self) -> kv.KeyValue | None:
         """Some key with the revision of an event of it. With no key left, there was one at 2,
@@ -183,7 +188,7 @@ class _Stream:
     """A watch stream with many watches, that asks for progress again and again.
 
     A server that says nothing for the command's time while it is waited for ends the command; for
-    GRACE_S, if `is_enough`, it ends the stream.
+    `grace_s`, if `is_enough`, it ends the stream.
     """
 
     def __init__(self, context: Context, reader: Reader) -> None:
@@ -196,7 +201,9 @@ class _Stream:
         self._unwanted: set[int] = set()
         self._call: Any = None
         self.is_enough = False
+        self.grace_s = GRACE_S
         self._waits_since_s = 0.0  # 0: nobody waits
+        self._asked_at_s = 0.0  # about progress; 0: there was an answer
         self._patience_s = context.flags.integer("command-timeout") / 1e9
 
     def create(self, key: bytes, range_end: bytes, revision: int) -> int:
@@ -252,6 +259,8 @@ class _Stream:
                 raise self._context.fail(ERROR, "watch is canceled by the server")
             if answer.created:
                 self._learn(answer)
+            elif answer.watch_id < 0:
+                self._asked_at_s = 0.0
             yield answer
 
     def _send(self) -> Iterator[rpc.WatchRequest]:
@@ -260,11 +269,15 @@ class _Stream:
             try:
                 request = self._requests.get(timeout=ASK_S)
             except queue.Empty:
-                request = rpc.WatchRequest(progress_request=rpc.WatchProgressRequest())
+                now_s = time.monotonic()
                 since_s = self._waits_since_s
-                patience_s = GRACE_S if self.is_enough else self._patience_s
-                if since_s and self._call and time.monotonic() - since_s > patience_s:
+                patience_s = self.grace_s if self.is_enough else self._patience_s
+                if since_s and self._call and now_s - since_s > patience_s:
                     self._call.cancel()
+                if now_s - self._asked_at_s < REPEAT_S:
+                    continue
+                self._asked_at_s = now_s
+                request = rpc.WatchRequest(progress_request=rpc.WatchProgressRequest())
             if request is None:
                 return
             yield request

@@ -7,8 +7,10 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+import grpc
 import pytest
 import yaml
 from ports import free_ports
@@ -16,6 +18,7 @@ from ports import free_ports
 from pyetcd.cli import client as calls
 from pyetcd.cli.client import Client, Settings
 from pyetcd.cli.ctl.run import run
+from pyetcd.proto import kv_pb2 as kv
 from pyetcd.proto import rpc_pb2 as rpc
 
 PROGRAM = [sys.executable, "-m", "pyetcd.cli.main", "ctl"]
@@ -278,6 +281,68 @@ def test_whole_history_of_who_may_read_little(lone):
     out, err, code = run([*lone, "--user=u:p", "history", "b"])
     assert (out, code) == (b"", 1)
     assert err.endswith(b"Error: etcdserver: permission denied\n")
+
+
+class Slow:
+    """An etcd that answers questions for progress while the events of a watch are still to come,
+    and shows no key to whom it could be marked with."""
+
+    def __init__(self, answers: int) -> None:
+        self.answers = answers  # before the events
+
+    def range(self, request: rpc.RangeRequest, context: Any) -> rpc.RangeResponse:
+        if request.key != b"a":
+            context.abort(grpc.StatusCode.PERMISSION_DENIED, "etcdserver: permission denied")
+        return rpc.RangeResponse(header=HEADER)
+
+    def watch(self, requests: Any, context: Any) -> Any:
+        asked = 0
+        for request in requests:
+            if request.HasField("create_request"):
+                if asked:  # a mark, made of one of the events
+                    yield rpc.WatchResponse(header=HEADER, watch_id=asked, created=True)
+                    yield rpc.WatchResponse(header=HEADER, watch_id=asked, events=EVENTS[-1:])
+                else:
+                    yield rpc.WatchResponse(header=HEADER, watch_id=0, created=True)
+            elif request.HasField("progress_request"):
+                asked += 1
+                yield rpc.WatchResponse(header=HEADER, watch_id=-1)
+                if asked == self.answers:
+                    yield rpc.WatchResponse(header=HEADER, watch_id=0, events=EVENTS)
+
+
+HEADER = rpc.ResponseHeader(revision=3)
+EVENTS = [
+    kv.Event(kv=kv.KeyValue(key=b"a", mod_revision=2, create_revision=2, version=1)),
+    kv.Event(type=kv.Event.DELETE, kv=kv.KeyValue(key=b"a", mod_revision=3)),
+]
+
+
+def test_no_mark_and_a_server_that_takes_its_time():
+    fake = Slow(answers=6)
+    handlers = {
+        "/etcdserverpb.KV/Range": grpc.unary_unary_rpc_method_handler(
+            fake.range, rpc.RangeRequest.FromString, lambda answer: answer.SerializeToString()
+        ),
+        "/etcdserverpb.Watch/Watch": grpc.stream_stream_rpc_method_handler(
+            fake.watch, rpc.WatchRequest.FromString, lambda answer: answer.SerializeToString()
+        ),
+    }
+
+    class Router(grpc.GenericRpcHandler):
+        def service(self, details: Any) -> Any:
+            return handlers.get(details.method)
+
+    with ThreadPoolExecutor(8) as pool:
+        server = grpc.server(pool)
+        server.add_generic_rpc_handlers((Router(),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        try:
+            out, err, code = run([f"--endpoints=127.0.0.1:{port}", "history", "a"])
+        finally:
+            server.stop(None).wait()
+    assert (len(out.splitlines()), err, code) == (2, b"", 0)
 
 
 def test_through_a_proxy(node, machine_type, tmp_path, wait_until):

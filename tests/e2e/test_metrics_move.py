@@ -201,7 +201,8 @@ def test_one_node(slow_node: Any, wait_until: Any) -> None:
     assert len(node.log) < 1 << 20
     after = scrape(node)
     still = {name for name in SINGLE if after.get(name) == before.get(name)}
-    assert not still
+    latest = "pyetcd_loop_lag_seconds_max"  # of a tick: the start may have been the worst moment
+    assert not still - {latest} and total(after, latest) > 0
     for name, value in CONSTANT.items():
         assert name in after and value in (None, total(after, name)), name
     labels = {"stream", "unary"}
