@@ -113,8 +113,8 @@ class AuthModel:
         return self._states[bisect_right(self._changed_at, index) - 1]
 
     def indexes(self, first: int, last: int) -> list[int]:
-        """One for each state that was from one entry to another."""
-        return [first, *(index for index in self._changed_at if first < index <= last)]
+        """One for each state that was from one entry to another, and the last for its tokens."""
+        return [first, *(index for index in self._changed_at if first < index <= last), last]
 
     def holder(self, token: str, index: int) -> str:
         """Whose it was then; nobody's before it was made and after it was made void."""

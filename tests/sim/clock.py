@@ -11,6 +11,7 @@ Limit. Callbacks run without a context: production code has no context variables
 """
 
 import asyncio
+import contextlib
 from asyncio import events
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -200,5 +201,6 @@ class MemberLoop(asyncio.AbstractEventLoop):
         self.is_alive = False
         for task in self._tasks:
             task._log_destroy_pending = False  # type: ignore[attr-defined]
-            task.get_coro().close()  # type: ignore[union-attr]
+            with contextlib.suppress(Exception):  # a dead process tidies nothing up
+                task.get_coro().close()  # type: ignore[union-attr]
         self._tasks.clear()

@@ -156,8 +156,10 @@ def _check_name(history: History, op: Operation) -> None:
         return
     request = InternalRaftRequest.FromString(history.entries[index][2])
     name = request.header.username
-    if op.kind in ADMIN or op.kind == "lease_revoke":  # may be let in with an older name
-        names = {caller(auth, op, i) for i in auth.indexes(op.served_index, index - 1)}
+    if op.kind in ADMIN or op.kind == "lease_revoke":
+        # May be let in with an older name, or with none while nobody was asked for one.
+        indexes = auth.indexes(op.served_index, index - 1)
+        names = {caller(auth, op, i) if auth.at(i).enabled else "" for i in indexes}
     else:
         names = {caller(auth, op, index - 1)}
         if not name and not asked(request, history.model):
