@@ -249,8 +249,8 @@ class StateMachine:
             # Under steady writes nothing else lets the -wal file start again at its front.
             self.commit()
             index = self.backend.rewind()
-        if not isinstance(index, int) or index <= self._durable_index:
-            return  # a reader was in the way, or a snapshot was installed: next time
+        if not isinstance(index, int) or index <= self._durable_index or self.wal.awaits_snapshot:
+            return  # a reader was in the way, or a snapshot was or is installed: next time
         self._durable_index = index
         self.checkpoints_total += 1
         states = self._conf_states

@@ -300,6 +300,13 @@ class Wal:
         (snapshot.recover)."""
         return self._base.index if self._base.crc is None else 0
 
+    @property
+    def awaits_snapshot(self) -> bool:
+        """Whether a snapshot from another member is on its way under this log. From commit() to
+        publish() the entries that it replaces are gone from the file, and are read from memory
+        only: who can wait, asks for none of them."""
+        return self._staged_snapshot is not None
+
     def save_snapshot_meta(self, meta: SnapshotMeta) -> None:
         """The keyspace is on the disk (checkpointed, fsynced) up to meta.index, and
         meta.conf_state is the configuration there: where a restart begins. Durable with the next
@@ -312,8 +319,9 @@ class Wal:
         self._meta_is_stale = True
 
     def compact(self, index: int) -> None:
-        """Forget the entries up to and including index. Below first_index() it does nothing."""
-        if index <= self._base.index:
+        """Forget the entries up to and including index. Below first_index(), and with a snapshot
+        on its way in, it does nothing."""
+        if index <= self._base.index or self.awaits_snapshot:
             return
         assert index <= self._snapshot.index, "rule 3: cut only below a keyspace checkpoint"
         mark = self.watermark(index)

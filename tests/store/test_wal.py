@@ -236,6 +236,21 @@ def test_snapshot_replaces_the_log(tmp_path: Path, log: Wal, entry: MakeEntry) -
     log.close()
 
 
+def test_no_compaction_while_a_snapshot_comes_in(
+    log: Wal, entry: MakeEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it replaces is gone from the file between commit and publish."""
+    monkeypatch.setattr(tail, "ENTRIES_MAX", 4)
+    write(log, Ready(entries=[entry(i) for i in range(1, 21)], hard_state=HardState(1, 1, 20)))
+    log.save_snapshot_meta(SnapshotMeta(20, 1, VOTERS))
+    log.stage(Ready(snapshot=Snapshot(SnapshotMeta(100, 4, VOTERS))))
+    assert log.awaits_snapshot
+    log.commit()
+    log.compact(5)
+    log.publish()
+    assert not log.awaits_snapshot and log.first_index() == 101
+
+
 def test_compaction_is_spread_over_commits(
     log: Wal, tmp_path: Path, entry: MakeEntry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
