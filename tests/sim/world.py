@@ -513,8 +513,9 @@ class World:
         )
 
     def _ask_everybody(self, clients: list[Client]) -> None:
-        """A write through every member must succeed once nothing is wrong any more."""
-        deadline_s = self.clock.now_s + HEALED_S
+        """A write through every member must succeed once nothing is wrong any more; on a slow
+        network, once what was proposed before it has arrived."""
+        deadline_s, known_index = self.clock.now_s + HEALED_S, 0
         for member in self._current:
             if member.id in self.learners:
                 continue
@@ -525,6 +526,9 @@ class World:
                     self._until(self.clock.now_s + 0.1)
                 if op.answer is not None and not isinstance(op.answer, tuple):
                     break
+                if self.history.last_index > known_index:
+                    known_index = self.history.last_index
+                    deadline_s = self.clock.now_s + HEALED_S
                 if self.clock.now_s > deadline_s:
                     raise Violation("liveness", f"{member.name} takes no write: {op.answer}")
                 self._make_room(clients[0])
