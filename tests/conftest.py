@@ -18,6 +18,10 @@ from pathlib import Path
 import pytest
 from ports import free_ports
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell's job in the background ignores ^C, and so would all that the tests start and end by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 START_TIMEOUT_S = 30.0
 POLL_S = 0.02
 
