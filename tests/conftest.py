@@ -19,7 +19,7 @@ import pytest
 from ports import free_ports
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell's job in the background ignores ^C, and so would all that the tests start and end by it.
+    # A shell's job in the background ignores ^C, and so would all that the tests end by it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 START_TIMEOUT_S = 30.0
