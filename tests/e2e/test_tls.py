@@ -76,9 +76,9 @@ def test_mutual_tls_names_and_revocation(
         answer = node.ctl(*refused, "--command-timeout=300ms", "get", "k",
                           check=False)  # fmt: skip
         assert answer.returncode and not answer.stdout
-    assert f"transport: certificate serial {bad.certificate.serial_number:x} revoked" in (
-        node.process.log
-    )
+    serial = bad.certificate.serial_number
+    whole_bytes = serial.to_bytes((serial.bit_length() + 7) // 8).hex()  # as Go writes a string
+    assert f"transport: certificate serial {whole_bytes} revoked" in node.process.log
     assert node.ctl(*files(good), "get", "k").stdout == "k\nv\n"
 
 
