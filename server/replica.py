@@ -127,6 +127,8 @@ class Replica:
         if ready.entries or ready.hard_state is not None or ready.snapshot is not None:
             if ready.snapshot is not None:
                 failpoints.hit("raftBeforeSaveSnap")
+                # The keyspace may be committed as it is, at any time until it is replaced.
+                self.wal.hold(self.applied_index)
             failpoints.hit("raftBeforeSave")
             self._staged = self.wal.stage(ready)
         if ready.read_states:

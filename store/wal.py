@@ -153,6 +153,7 @@ class Wal:
         self._staged: list[Entry] = []
         self._staged_crcs: list[int] = []
         self._staged_snapshot: SnapshotMeta | None = None
+        self._held: Watermark | None = None
         self._staged_last = meta.base.index
         self._staged_crc = meta.base.crc or 0  # of the entry at _staged_last
         self._is_committing = False
@@ -287,7 +288,7 @@ class Wal:
             self._snapshot = self._staged_snapshot
             self._base = Base(self._snapshot.index, self._snapshot.term)
             self._tail = Tail(self._base.index + 1)
-            self._staged_snapshot = None
+            self._staged_snapshot = self._held = None
         if self._staged:
             self._tail.replace(self._staged, self._staged_crcs)
             self._staged, self._staged_crcs = [], []
@@ -304,8 +305,12 @@ class Wal:
     def awaits_snapshot(self) -> bool:
         """Whether a snapshot from another member is on its way under this log. From commit() to
         publish() the entries that it replaces are gone from the file, and are read from memory
-        only: who can wait, asks for none of them."""
+        only: who can wait, asks for none of them, and who cannot, has hold() called before."""
         return self._staged_snapshot is not None
+
+    def hold(self, index: int) -> None:
+        """Before a snapshot is staged: watermark(index) is answered until it is published."""
+        self._held = self.watermark(index)
 
     def save_snapshot_meta(self, meta: SnapshotMeta) -> None:
         """The keyspace is on the disk (checkpointed, fsynced) up to meta.index, and
@@ -367,6 +372,8 @@ class Wal:
             return Watermark(index, base.term, base.crc or 0)
         if index < base.index:
             raise LogCompacted(f"entry {index}, the log begins at {self.first_index()}")
+        if self._held is not None and index == self._held.index:
+            return self._held
         try:
             rows = list(self._read_connection().execute(logrows.SELECT_MARK, (index,)))
         except apsw.Error as error:

@@ -243,10 +243,13 @@ def test_no_compaction_while_a_snapshot_comes_in(
     monkeypatch.setattr(tail, "ENTRIES_MAX", 4)
     write(log, Ready(entries=[entry(i) for i in range(1, 21)], hard_state=HardState(1, 1, 20)))
     log.save_snapshot_meta(SnapshotMeta(20, 1, VOTERS))
+    mark = log.watermark(6)
+    log.hold(6)
     log.stage(Ready(snapshot=Snapshot(SnapshotMeta(100, 4, VOTERS))))
     assert log.awaits_snapshot
     log.commit()
     log.compact(5)
+    assert log.watermark(6) == mark
     log.publish()
     assert not log.awaits_snapshot and log.first_index() == 101
 
