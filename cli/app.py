@@ -5,7 +5,6 @@ that pass everything on.
 """
 
 from collections.abc import Callable, Mapping
-from importlib.metadata import version as installed_version
 
 import typer
 
@@ -59,7 +58,9 @@ def proxy(context: typer.Context) -> None:
 @app.command()
 def version() -> None:
     """Prints pyetcd's version and the version of etcd that it answers as."""
-    typer.echo(f"pyetcd version: {installed_version('pyetcd')}")
+    from pyetcd.server.version import pyetcd_version  # nothing else here needs a server
+
+    typer.echo(f"pyetcd version: {pyetcd_version()}")
     typer.echo(f"etcd version: {VERSION}")
     typer.echo(f"API version: {API_VERSION}")
 
