@@ -108,11 +108,14 @@ class Cluster:
 
 
 def linearizable(request):
-    """Without local reads, which a follower may answer with what was. And without revisions in
-    transactions: when one fails for that, the members of real etcd 3.5.1 disagree afterwards."""
+    """Without local reads, which a follower may answer with what was; a transaction that does
+    nothing is one, too. And without revisions in transactions: when one fails for that, the
+    members of real etcd 3.5.1 disagree afterwards."""
     if isinstance(request, rpc.RangeRequest):
         request.serializable = False
     elif isinstance(request, rpc.TxnRequest):
+        if not request.success and not request.failure:
+            request.success.add().request_range.key = b"a"
         for op in ops_of(request):
             if op.HasField("request_range"):
                 op.request_range.serializable = False
