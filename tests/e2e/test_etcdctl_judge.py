@@ -110,10 +110,10 @@ endpoint hashkv -w protobuf
 
 LEASES = r"""
 lease grant 1
-lease grant 100 -w {f}
 lease grant 0 -w {f}
 lease grant -- -5
 lease grant 9000000001 -w {f}
+lease grant 100 -w {f}
 put l1 v --lease={lease} -w {f}
 put l2 v --lease={lease} --prev-kv -w {f}
 get l1 -w {f}

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import sqlite3
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from struct import pack
 
@@ -149,6 +149,21 @@ def test_a_sender_that_stops_half_way_reports_and_leaves_nothing(bench, tmp_path
             await bench.until(lambda: two.transport.snapshots_in._current is None, "the end")
 
     asyncio.run(run())
+
+
+def test_a_sender_that_stops_at_the_first_byte_closes_its_file(tmp_path):
+    copy = make_copy(tmp_path, 1 << 10)
+
+    async def run():
+        for _ in range(20):
+            async with aclosing(peer_snapshot._pieces(b"head", copy)) as pieces:
+                assert await anext(pieces) == b"head"
+                step = asyncio.ensure_future(anext(pieces))
+                await asyncio.sleep(0)
+                step.cancel()
+                await asyncio.gather(step, return_exceptions=True)
+
+    asyncio.run(run())  # a file that is left open is a warning, and that an error
 
 
 @pytest.mark.parametrize(
