@@ -197,7 +197,7 @@ put k v
 del nokey
 txn
 lease list
-lease grant 1
+lease grant 100
 member list -w table
 member list -w json
 endpoint status -w fields

@@ -49,12 +49,12 @@ watch t --rev=2
 get t --rev=2 --consistency=s
 compaction 999
 lease grant 100
-lease grant 0
 lease timetolive 12345
 lease timetolive 12345 --keys -w json
 lease revoke 12345
 lease keep-alive 12345 --once
 lease list
+lease grant 0
 lock l -- echo held
 member list
 member list -w json
