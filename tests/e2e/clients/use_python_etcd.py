@@ -37,9 +37,9 @@ def main(host: str, port: int) -> None:
     client.update(node)
     assert client.test_and_set("/v2/a", "5", "4").value == "5"
 
-    client.write("/v2/short", "x", ttl=1)
-    assert client.read("/v2/short").ttl == 1
-    gone = client.watch("/v2/short", timeout=20)
+    short = client.write("/v2/short", "x", ttl=1)
+    assert short.ttl == 1
+    gone = client.watch("/v2/short", index=short.modifiedIndex + 1, timeout=20)
     assert gone.action == "expire"
     try:
         client.read("/v2/short")
