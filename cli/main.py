@@ -6,6 +6,7 @@ of a second because neither typer nor the server is loaded on its way.
 """
 
 import os
+import signal
 import sys
 
 from pyetcd.cli.programs import PROGRAMS
@@ -16,6 +17,10 @@ _OF_ETCD = ("gateway", "grpc-proxy")  # what the etcd program is besides a serve
 
 def main() -> int:
     """Runs the program that the command line names."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # As a Go program: ^C ends the process at once, without a word. Who has something to put
+        # away says so later; where it is ignored, as in a shell's background, it stays so.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     if None in (sys.stdin, sys.stdout, sys.stderr):
         from pyetcd.cli.standard import mend
 

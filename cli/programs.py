@@ -23,9 +23,7 @@ def _ctl(argv: list[str]) -> int:
     else:
         from pyetcd.cli.ctl.run import execute
 
-    # As a Go program: ^C and a closed pipe end the process at once, without a word.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as a Go program
     streams = open_streams()
     try:
         code = execute(argv, environment, streams)

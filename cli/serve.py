@@ -51,15 +51,13 @@ def _serve(argv: Sequence[str], run: Runner) -> int:
         return mistake.exit_code
     except StartupRefused as refused:
         return _refuse(refused.text)
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
     except Exception as error:
         return _internal(error)
     try:
         return run(config)
     except StartupRefused as refused:
         return _refuse(refused.text + unknown_key_hint(config.notes))
-    except KeyboardInterrupt:  # before the member had its own handler
+    except KeyboardInterrupt:  # when the member has given its handler back
         return 128 + signal.SIGINT
     except Exception as error:
         return _internal(error)

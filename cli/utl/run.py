@@ -36,6 +36,8 @@ def main(argv: list[str]) -> int:
     """The entry point; returns the exit code."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     streams = open_streams()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # there are files to put away
     try:
         code = execute(argv, streams)
         streams.stdout.flush()

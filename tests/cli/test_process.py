@@ -1,6 +1,7 @@
 """Real processes: the same answers as in process, streams, watches, start-up, what is imported."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -125,6 +126,58 @@ def test_called_by_its_name(tmp_path: Path, name: str):
     link.chmod(0o755)
     done = subprocess.run([link, "version"], capture_output=True, check=True)
     assert done.stdout == f"{name} version: 3.5.1\nAPI version: 3.5\n".encode()
+
+
+INTERRUPTED = """
+import os, signal, sys
+from pyetcd.cli.main import main
+
+AT = sys.argv[1]
+
+class Interrupts:
+    def find_spec(self, name, path, target=None):
+        if name == AT:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupts())
+signal.signal(signal.SIGINT, {handler})
+sys.argv = ["pyetcd", *sys.argv[2:]]
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(
+    "module, argv",
+    (
+        ("pyetcd.server.member", "server"),
+        ("pyetcd.server.config", "server"),
+        ("pyetcd.cli.ctl.run", "ctl version"),
+        ("pyetcd.cli.ctl2.run", "ctl --version"),
+        ("pyetcd.cli.utl.run", "utl version"),
+        ("uvloop", "bench put"),
+        ("pyetcd.cli.gateway", "gateway start"),
+        ("pyetcd.cli.proxy", "proxy start"),
+        ("typer", "version"),
+    ),
+)
+def test_an_interrupt_of_the_start_is_silent(tmp_path: Path, module: str, argv: str):
+    """It was a traceback from the middle of an import."""
+    script = INTERRUPTED.format(handler="signal.default_int_handler")
+    env = {**os.environ, "ETCDCTL_API": "2" if "ctl2" in module else "3"}
+    words = [sys.executable, "-c", script, module, *argv.split()]
+    done = subprocess.run(words, capture_output=True, timeout=30, cwd=tmp_path, env=env)
+    assert (done.stdout, done.stderr) == (b"", b"")
+    assert done.returncode == -signal.SIGINT
+
+
+@pytest.mark.parametrize("program", ("ctl", "utl"))
+def test_an_interrupt_that_is_ignored(program: str):
+    """As a shell does for what runs in its background."""
+    script = INTERRUPTED.format(handler="signal.SIG_IGN")
+    words = [sys.executable, "-c", script, f"pyetcd.cli.{program}.run", program, "version"]
+    done = subprocess.run(words, capture_output=True, check=False)
+    assert b"API version: 3.5" in done.stdout
+    assert (done.stderr, done.returncode) == (b"", 0)
 
 
 def test_top_level_help_and_version():
