@@ -124,7 +124,7 @@ def _start(flags: FlagSet) -> int:
         listener = addresses.listen(settings.listen_addr)
         try:
             metrics, is_secure = _metrics(settings)
-        except BaseException:
+        except BaseException:  # the port is free again, whatever it was
             listener.close()
             raise
     except (Refused, BadAddress, LookupFailure, TlsError) as refused:

@@ -36,7 +36,7 @@ class Locks:
             for directory in directories:
                 if directory:
                     self._locks.append(LockFile.claim(directory))
-        except BaseException:
+        except BaseException:  # all or none, whatever it was
             self.release()
             raise
         self.notes = [note for lock in self._locks for note in lock.notes]
@@ -84,7 +84,7 @@ def create(
             entries=plan.entries,
             hard_state=plan.hard_state,
         )
-    except BaseException:
+    except BaseException:  # no start leaves a file open or locked, whatever ended it
         backend.close()
         lock.release()
         raise
@@ -99,10 +99,10 @@ def reopen(data_dir: str, *, lock: LockFile | Locks, wal_dir: str = "") -> DataD
         try:
             snapshot.recover(path, wal.installed_index)
             backend = Backend.open(path, create=False)
-        except BaseException:
+        except BaseException:  # as in create()
             wal.close()
             raise
-    except BaseException:
+    except BaseException:  # as in create()
         lock.release()
         raise
     data = DataDir(lock, wal, backend)
@@ -112,7 +112,7 @@ def reopen(data_dir: str, *, lock: LockFile | Locks, wal_dir: str = "") -> DataD
             backend.meta_put(META_MEMBER_ID, signed(wal.member_id))  # installed a moment ago
             backend.commit()
         wal.verify_watermark(*backend.log_mark)
-    except BaseException:
+    except BaseException:  # as in create()
         data.abandon()
         raise
     return data

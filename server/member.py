@@ -174,7 +174,7 @@ def _log_was_lost(config: Config, text: str, *, is_in_files: bool) -> StartupRef
 def _force_new_cluster(config: Config, data: DataDir) -> None:
     try:
         removed = go_on_alone(data, [url.text for url in config.initial_advertise_peer_urls])
-    except BaseException:
+    except BaseException:  # whatever ended the start, the files are let go
         data.abandon()
         raise
     logs.get("member").warn(
@@ -216,7 +216,7 @@ class Member:
         peer_client = HttpClient(ssl_context=tls.to_peers, dial_timeout_s=dial_s)
         try:
             data, plan = await _open_data(config, peer_client)
-        except BaseException:
+        except BaseException:  # also a cancelled start: its ports are free again
             sockets.close()
             raise
         finally:

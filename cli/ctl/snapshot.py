@@ -67,7 +67,7 @@ def save(context: Context) -> None:
     except _Interrupted as failure:
         _remove(part)
         raise context.fail(INTERRUPTED, str(failure)) from None
-    except BaseException:
+    except BaseException:  # also ^C in a shell: no half file stays
         _remove(part)
         raise
     _info(context, "snapshot/v3_snapshot.go:100", "saved", path=path)
