@@ -6,6 +6,10 @@ the killed one and the one that was stopped: 1,400 in a minute.
 A flip is harmless when everything that can be read is what it was: all keys at each revision, all
 leases and members, HashKV. Most flips are judged within this process, through the code that a start
 runs (look, reopen, verify); some by a real start, whose answers are then compared.
+
+Limits. In the -wal file of a killed member's log, a flip within the last transaction looks like a
+write that a power cut tore (store/walscan.py). It is dropped with a note, unless the keyspace has
+applied it: counted here as torn. The log of a stopped member has no -wal file.
 """
 
 import os
@@ -24,6 +28,7 @@ from pyetcd.store.db import ForeignFile, StorageFailure
 from pyetcd.store.history import History
 from pyetcd.store.lockfile import LockFile
 from pyetcd.store.verify import verify
+from pyetcd.store.walscan import scan_file
 
 FLIPS = int(os.environ.get("PYETCD_FLIPS", "12"))
 FILES = ("wal.db", "wal.db-wal", "kv.db", "kv.db-wal")
@@ -76,6 +81,7 @@ def opened(folder: Path, argv: list[str]) -> dict[str, object]:
 
 def judge(folder: Path, argv: list[str], expected: dict[str, object]) -> str:
     """What became of the flip; an assertion if wrong data was found."""
+    is_torn = scan_file(str(folder / "member" / "wal.db-wal")).frames_torn > 0
     try:
         found = opened(folder, argv)
     except (ForeignFile, StorageFailure) as error:
@@ -84,6 +90,11 @@ def judge(folder: Path, argv: list[str], expected: dict[str, object]) -> str:
         return "refused"
     if found == expected:
         return "harmless"
+    if is_torn:
+        assert found["log"] == expected["log"][:-1]  # this load writes one entry a transaction
+        short = {name: found[name] for name in ("log", "hard state")}
+        assert found == {**expected, **short}
+        return "torn"
     # Behind is not wrong: what the keyspace forgot is in the log, which it is at the head of.
     assert found["log"] == expected["log"]
     assert found["hard state"] == expected["hard state"]
